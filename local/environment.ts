@@ -1,0 +1,27 @@
+// The BALCAO_… variables that move the local stack.
+
+import { join } from 'node:path'
+import { Failure } from './failure.ts'
+import { PROJECT_DIR, type StackOptions } from './stack.ts'
+
+export function stackOptions(env: NodeJS.ProcessEnv = process.env): StackOptions {
+  return {
+    dataDir: dataDir(env),
+    apiPort: port(env, 'BALCAO_API_PORT', 54321),
+    dbPort: port(env, 'BALCAO_DB_PORT', 54322),
+    databaseUrl: env.BALCAO_DB_URL || undefined,
+    functionsEnvironment: env.BALCAO_PUBLIC_URL ? { BALCAO_PUBLIC_URL: env.BALCAO_PUBLIC_URL } : {},
+  }
+}
+
+export function dataDir(env: NodeJS.ProcessEnv = process.env): string {
+  return env.BALCAO_DATA_DIR || join(PROJECT_DIR, '.balcao')
+}
+
+function port(env: NodeJS.ProcessEnv, name: string, otherwise: number): number {
+  const text = env[name]
+  if (!text) return otherwise
+  const value = Number(text)
+  if (!Number.isInteger(value) || value < 0 || value > 65535) throw new Failure(`${name}=${text} is not a port.`)
+  return value
+}

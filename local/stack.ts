@@ -1,0 +1,263 @@
+// The local stack as one object: `npm start`, the demo and the tests all start it here.
+
+import { rm } from 'node:fs/promises'
+import { dirname, join, resolve } from 'node:path'
+import { fileURLToPath } from 'node:url'
+import { apiKeys, type ApiKeys } from './api-keys.ts'
+import { startAuth } from './auth.ts'
+import { DataDirectory, type Secrets, type StackState } from './data-directory.ts'
+import { assertDisposable, bootstrap, urlsFor } from './database.ts'
+import { Failure } from './failure.ts'
+import { configuredFunctions, functionsService } from './functions.ts'
+import { startGateway } from './gateway.ts'
+import { pushMigrations } from './migrations.ts'
+import { makeRuntimeDir, PostgresServer } from './postgres.ts'
+import { postgrestService } from './postgrest.ts'
+import { ProcessTable, stopOrphan, type Service } from './processes.ts'
+
+export interface StackOptions {
+  /** Where the cluster, the secrets and the logs live. */
+  dataDir: string
+  /** 0 takes a free port. */
+  apiPort: number
+  dbPort: number
+  /** Another Postgres (a disposable one, as superuser) instead of starting one. */
+  databaseUrl?: string | undefined
+  /** The folder that holds supabase/ and functions/; this project by default. */
+  projectDir?: string
+  /** More environment for the edge functions. */
+  functionsEnvironment?: Record<string, string>
+  /** Breaks off a start, and makes a stop hurry. */
+  signal?: AbortSignal
+}
+
+export interface StackUrls {
+  api: string
+  rest: string
+  auth: string
+  functions: string
+  /** As the role `postgres`. */
+  database: string
+  /** As a superuser. */
+  admin: string
+}
+
+export interface Stack {
+  readonly urls: StackUrls
+  readonly keys: ApiKeys & { jwtSecret: string }
+  readonly dataDir: string
+  readonly readyAfterMs: number
+  /** Ids of the child processes by name: postgres, postgrest, functions. */
+  pids(): Record<string, number | null>
+  /** kill -9; the supervisor starts it again. */
+  kill(service: 'postgres' | 'postgrest' | 'functions'): void
+  /** Loads the edge functions again, as after a change of their code. */
+  restartFunctions(): Promise<void>
+  /** Resolves with the reason when a service is beyond rescue. */
+  readonly failed: Promise<Failure>
+  stop(): Promise<void>
+}
+
+/** Thrown when the data directory has a living owner. */
+export class AlreadyRunning extends Failure {
+  constructor(readonly state: StackState) {
+    super(
+      state.status === 'ready'
+        ? `Balcão is already running on http://127.0.0.1:${state.apiPort} (process ${state.pid}).`
+        : `Balcão is already starting (process ${state.pid}).`,
+    )
+  }
+}
+
+export const PROJECT_DIR = dirname(dirname(fileURLToPath(import.meta.url)))
+
+export async function startStack(options: StackOptions): Promise<Stack> {
+  const started = performance.now()
+  const projectDir = options.projectDir ?? PROJECT_DIR
+  const data = await DataDirectory.open(resolve(options.dataDir))
+  const acquired = data.acquire()
+  if ('owner' in acquired) throw new AlreadyRunning(acquired.owner)
+
+  const breakOff = new AbortController()
+  const hurry = options.signal ?? new AbortController().signal
+  const signal = options.signal ? AbortSignal.any([options.signal, breakOff.signal]) : breakOff.signal
+  /** What to undo, in the order in which it was done. */
+  const undo: (() => Promise<void>)[] = [async () => data.release()]
+  const stop = once(async () => {
+    breakOff.abort(new Failure('The stack was stopped.'))
+    for (const step of undo.toReversed()) await step()
+  })
+
+  try {
+    return await start()
+  } catch (error) {
+    await stop()
+    throw error
+  }
+
+  async function start(): Promise<Stack> {
+    const secrets = await data.secrets()
+    const keys = apiKeys(secrets)
+    const functions = await configuredFunctions(projectDir)
+    const [failed, gaveUp] = promiseOfFailure()
+
+    await clearAfterCrash('left' in acquired ? acquired.left : null)
+    const runtimeDir = await makeRuntimeDir()
+    undo.push(() => rm(runtimeDir, { recursive: true, force: true }))
+    const restSocket = join(runtimeDir, 'postgrest.sock')
+    const functionsSocket = join(runtimeDir, 'functions.sock')
+
+    const state: StackState = { ...ownState(data), runtimeDir }
+    const table = new ProcessTable(() => {
+      state.processes = [...table.records.values()]
+      data.writeState(state)
+    })
+    data.writeState(state)
+
+    const gateway = await startGateway(options.apiPort, {
+      keys,
+      jwtSecret: secrets.jwtSecret,
+      restSocket,
+      functionsSocket,
+      functions,
+      index: () => indexPage(apiUrl, functions.map(({ name }) => name)),
+    })
+    undo.push(() => gateway.close())
+    const apiUrl = `http://127.0.0.1:${gateway.port}`
+    state.apiPort = gateway.port
+
+    const services: Record<'postgres' | 'postgrest' | 'functions', Service | null> = {
+      postgres: null,
+      postgrest: null,
+      functions: null,
+    }
+    const supervise = async (service: Service) => {
+      services[service.name as keyof typeof services] = service
+      undo.push(() => service.stop(hurry))
+      await service.start()
+    }
+
+    const admin = await startDatabase()
+    const urls = urlsFor(admin, secrets, options.databaseUrl === undefined ? runtimeDir : undefined)
+    state.dbPort = Number(new URL(admin).port || 5432)
+    state.databaseUrl = urls.postgres
+    await bootstrap(urls, secrets)
+    signal.throwIfAborted()
+
+    const edgeFunctions = functionsService({
+      data, table, projectDir, functions, keys, secrets, socketPath: functionsSocket, gaveUp,
+      apiUrl: () => apiUrl,
+      databaseUrl: urls.postgres,
+      environment: options.functionsEnvironment ?? {},
+    })
+    const postgrest = await postgrestService({ data, table, urls, secrets, socketPath: restSocket, gaveUp })
+    await allOrFirstFailure([
+      prepareSchema(),
+      functions.length > 0 ? supervise(edgeFunctions) : Promise.resolve(),
+    ])
+    await supervise(postgrest)
+    signal.throwIfAborted()
+    state.status = 'ready'
+    data.writeState(state)
+
+    return {
+      urls: {
+        api: apiUrl,
+        rest: `${apiUrl}/rest/v1`,
+        auth: `${apiUrl}/auth/v1`,
+        functions: `${apiUrl}/functions/v1`,
+        database: urls.postgres,
+        admin: urls.admin,
+      },
+      keys: { ...keys, jwtSecret: secrets.jwtSecret },
+      dataDir: data.path,
+      readyAfterMs: Math.round(performance.now() - started),
+      pids: () => Object.fromEntries(Object.entries(services).map(([name, service]) => [name, service?.pid ?? null])),
+      kill: (name) => services[name]?.kill(),
+      restartFunctions: () => edgeFunctions.restart(),
+      failed,
+      stop,
+    }
+
+    async function startDatabase(): Promise<string> {
+      if (options.databaseUrl !== undefined) {
+        await assertDisposable(options.databaseUrl)
+        return options.databaseUrl
+      }
+      const server = await PostgresServer.prepare({ data, table, runtimeDir, password: secrets.adminPassword, signal, gaveUp })
+      services.postgres = server.service
+      undo.push(() => server.service.stop(hurry))
+      const port = await server.start(options.dbPort)
+      return `postgresql://supabase_admin:${secrets.adminPassword}@127.0.0.1:${port}/postgres`
+    }
+
+    /** auth.users first, because our tables refer to it. */
+    async function prepareSchema(): Promise<void> {
+      const auth = await startAuth(urls, secrets)
+      undo.push(() => auth.close())
+      gateway.useAuth(auth)
+      await pushMigrations({ table, projectDir, databaseUrl: urls.postgres, home: join(data.path, 'cli'), signal })
+    }
+  }
+}
+
+/** The variables of `npm run status`, named as the Supabase CLI names them. */
+export function statusVariables(
+  { apiPort, databaseUrl, secrets }: { apiPort: number; databaseUrl: string; secrets: Secrets },
+): Record<string, string> {
+  const keys = apiKeys(secrets)
+  const api = `http://127.0.0.1:${apiPort}`
+  return {
+    API_URL: api,
+    REST_URL: `${api}/rest/v1`,
+    FUNCTIONS_URL: `${api}/functions/v1`,
+    DB_URL: databaseUrl,
+    PUBLISHABLE_KEY: keys.publishable,
+    SECRET_KEY: keys.secret,
+    JWT_SECRET: secrets.jwtSecret,
+    ANON_KEY: keys.anon,
+    SERVICE_ROLE_KEY: keys.serviceRole,
+  }
+}
+
+function ownState(data: DataDirectory): StackState {
+  const state = data.readState()
+  if (state === null || state.pid !== process.pid) throw new Failure(`${data.statePath} was taken away from us.`)
+  return state
+}
+
+/** After a kill -9 of the supervisor its children live on: they are found by pid and start time, and stopped. */
+async function clearAfterCrash(left: StackState | null): Promise<void> {
+  if (left === null) return
+  await Promise.all(left.processes.map(stopOrphan))
+  if (left.runtimeDir !== null) await rm(left.runtimeDir, { recursive: true, force: true })
+}
+
+/** Waits for all even when one has failed, so that nothing starts behind the back of the clean-up. */
+async function allOrFirstFailure(work: Promise<void>[]): Promise<void> {
+  const rejected = (await Promise.allSettled(work)).find((result) => result.status === 'rejected')
+  if (rejected !== undefined) throw rejected.reason
+}
+
+function promiseOfFailure(): [Promise<Failure>, (failure: Failure) => void] {
+  let report: (failure: Failure) => void = () => undefined
+  return [new Promise((resolve) => (report = resolve)), (failure) => report(failure)]
+}
+
+function once(action: () => Promise<void>): () => Promise<void> {
+  let running: Promise<void> | null = null
+  return () => (running ??= action())
+}
+
+function indexPage(api: string, functions: string[]): string {
+  return [
+    'Balcão, local stack',
+    '',
+    `${api}/rest/v1       the Data API (PostgREST)`,
+    `${api}/auth/v1       sign-up, sign-in, users`,
+    ...functions.map((name) => `${api}/functions/v1/${name}`),
+    '',
+    'Keys: npm run status',
+    '',
+  ].join('\n')
+}
