@@ -1,0 +1,39 @@
+// The frame around every handler: each request has one answer and one log line, whatever happens inside.
+import { errorAnswer, HttpError } from './http.ts'
+import { type Log, requestId } from './log.ts'
+
+/** What a handler adds to the log line of its request. */
+export type Notes = Record<string, unknown>
+export type Handle = (request: Request, notes: Notes) => Response | Promise<Response>
+
+export function answering(handle: Handle, log: Log): (request: Request) => Promise<Response> {
+  return async (request) => {
+    const startedAt = performance.now()
+    const id = requestId(request)
+    const notes: Notes = {}
+    const response = await answer(handle, request, notes)
+    response.headers.set('x-request-id', id)
+    log(response.status >= 500 ? 'error' : response.status >= 400 ? 'warn' : 'info', 'request', {
+      request_id: id,
+      method: request.method,
+      status: response.status,
+      duration_ms: Math.round((performance.now() - startedAt) * 10) / 10,
+      ...notes,
+    })
+    return response
+  }
+}
+
+async function answer(handle: Handle, request: Request, notes: Notes): Promise<Response> {
+  try {
+    return await handle(request, notes)
+  } catch (error) {
+    if (error instanceof HttpError) {
+      notes['error'] = error.code
+      return errorAnswer(error)
+    }
+    // The caller learns that it was us; the reason is in the log only.
+    notes['error'] = error instanceof Error ? `${error.name}: ${error.message}` : String(error)
+    return errorAnswer(new HttpError(500, 'internal_error', 'Something went wrong on our side; try again'))
+  }
+}

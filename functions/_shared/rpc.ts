@@ -1,0 +1,47 @@
+// Calls of Postgres functions through the Data API. One call is one transaction.
+import { createClient } from '@supabase/supabase-js'
+
+/** Calls a function by name; throws RpcError when it raised, or could not be reached. */
+export type Rpc = (name: string, args: Record<string, unknown>) => Promise<unknown>
+
+export class RpcError extends Error {
+  override readonly name = 'RpcError'
+
+  constructor(
+    /** HTTP status of the Data API; 0 when it did not answer. */
+    readonly status: number,
+    /** SQLSTATE, or PostgREST's own PGRSTxxx. */
+    readonly code: string,
+    message: string,
+    /** Name of a business error, such as `not_allowed`. */
+    readonly error: string | null,
+  ) {
+    super(message)
+  }
+}
+
+// Longer than any statement may take: only a Data API that hangs gets here.
+const TIMEOUT_MS = 30_000
+
+/** With the secret key for the function's own calls, or a user's bearer token on top of the publishable key. */
+export function createRpc(url: string, apiKey: string, bearer?: string): Rpc {
+  const client = createClient(url, apiKey, {
+    auth: { persistSession: false, autoRefreshToken: false, detectSessionInUrl: false },
+    ...(bearer === undefined ? {} : { global: { headers: { authorization: `Bearer ${bearer}` } } }),
+  })
+  return async (name, args) => {
+    const { data, error, status } = await client.rpc(name, args).abortSignal(AbortSignal.timeout(TIMEOUT_MS))
+    if (error) throw new RpcError(status, error.code, error.message, businessError(error.details))
+    return data
+  }
+}
+
+function businessError(details: string | null): string | null {
+  try {
+    const detail: unknown = JSON.parse(details ?? '')
+    const name = typeof detail === 'object' && detail !== null && 'error' in detail ? detail.error : null
+    return typeof name === 'string' ? name : null
+  } catch {
+    return null
+  }
+}

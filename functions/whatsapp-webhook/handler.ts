@@ -1,0 +1,74 @@
+// A provider's delivery: raw bytes, signature, one call of ingest_webhook, exactly 200. Nothing is stored before the
+// signature is right; a failure of ours answers 5xx, so that the provider delivers again.
+import { answering } from '../_shared/answer.ts'
+import {
+  HttpError,
+  isObject,
+  methodNotAllowed,
+  parseJson,
+  pathBelow,
+  readBytes,
+  requireJsonType,
+} from '../_shared/http.ts'
+import type { Log } from '../_shared/log.ts'
+import type { Rpc } from '../_shared/rpc.ts'
+import type { Provider } from './provider.ts'
+import { storable } from './storable.ts'
+
+// Meta sends up to 3 MB.
+const BODY_LIMIT = 4 * 1024 * 1024
+
+// What helps to understand a stored delivery later; never a credential.
+const KEPT_HEADERS = ['content-type', 'content-length', 'user-agent']
+
+export interface Dependencies {
+  /** By their name in the address: /whatsapp-webhook/<name>/<key>. */
+  providers: ReadonlyMap<string, Provider>
+  rpc: Rpc
+  log: Log
+  now?: () => Date
+}
+
+export function createHandler(
+  { providers, rpc, log, now = () => new Date() }: Dependencies,
+): (request: Request) => Promise<Response> {
+  return answering(async (request, notes) => {
+    const url = new URL(request.url)
+    const [name, key, ...rest] = pathBelow('whatsapp-webhook', url)
+    const provider = providers.get(name ?? '')
+    if (provider === undefined || key === undefined || rest.length > 0) {
+      throw new HttpError(404, 'not_found', 'There is nothing here')
+    }
+    notes['provider'] = provider.name
+    notes['key'] = key
+
+    if (request.method === 'GET') {
+      const challenge = await provider.handshake(key, url.searchParams)
+      return new Response(challenge, {
+        headers: { 'content-type': 'text/plain; charset=utf-8', 'x-content-type-options': 'nosniff' },
+      })
+    }
+    if (request.method !== 'POST') throw methodNotAllowed('GET, POST')
+
+    requireJsonType(request)
+    const body = await readBytes(request, BODY_LIMIT)
+    notes['bytes'] = body.byteLength
+    const signature = await provider.verify(key, request.headers, body)
+    const payload = storable(parseJson(body))
+    if (!isObject(payload)) throw new HttpError(400, 'invalid_json', 'The body is not a JSON object')
+
+    const summary = await rpc('ingest_webhook', {
+      provider: provider.name,
+      app_key: key,
+      headers: Object.fromEntries(KEPT_HEADERS.flatMap((header) => {
+        const value = request.headers.get(header)
+        return value === null ? [] : [[header, value]]
+      })),
+      signature,
+      parts: provider.parse(payload, now()),
+    })
+    const counts = isObject(summary) ? summary : {}
+    Object.assign(notes, counts)
+    return Response.json({ ...counts, received: true })
+  }, log)
+}
