@@ -1,0 +1,1022 @@
+-- Tenancy: organizations, the people in them, and who may do what.
+--
+-- One person has one login and may belong to several organizations; the role in each comes from user_roles. Every
+-- policy of every later chapter asks one function of this one, private.member_organizations().
+
+-- Types -----------------------------------------------------------------------------------------------------
+
+create type public.business_vertical as enum
+  ('clinic', 'petshop', 'health_plans', 'real_estate', 'automotive', 'insurance', 'other');
+create type public.plan_type as enum ('free', 'pro', 'agency');
+create type public.member_role as enum ('viewer', 'attendant', 'admin', 'owner');
+comment on type public.member_role is 'Ordered: each role may do what the ones before it may.';
+create type public.lead_visibility as enum ('all', 'own');
+
+-- organizations -----------------------------------------------------------------------------------------------
+
+create table public.organizations (
+  id uuid not null default private.uuid_v7(),
+  name text not null,
+  slug text not null,
+  vertical public.business_vertical not null,
+  plan_type public.plan_type not null default 'free',
+  plan_expires_at timestamptz,
+  timezone text not null default 'America/Sao_Paulo',
+  locale text not null default 'pt-BR',
+  currency text not null default 'BRL',
+  is_active boolean not null default true,
+  closed_at timestamptz,
+  metadata jsonb not null default '{}',
+  created_at timestamptz not null default now(),
+  updated_at timestamptz not null default now(),
+  constraint organizations_pkey primary key (id),
+  constraint organizations_slug_key unique (slug),
+  constraint organizations_name_length_check check (length(btrim(name)) between 1 and 120),
+  constraint organizations_slug_format_check check (slug ~ '^[a-z0-9]+(-[a-z0-9]+)*$' and length(slug) <= 80),
+  constraint organizations_locale_format_check check (locale ~ '^[a-z]{2}(-[A-Z]{2})?$'),
+  constraint organizations_currency_format_check check (currency ~ '^[A-Z]{3}$'),
+  constraint organizations_metadata_is_object_check check (jsonb_typeof(metadata) = 'object')
+);
+comment on table public.organizations is 'The tenants: a clinic, a pet shop, a consultant''s account. Every other row belongs to exactly one.';
+comment on column public.organizations.plan_type is 'What was bought. An expired plan counts as free. Written by the platform only.';
+comment on column public.organizations.timezone is 'IANA name; business days and opening hours are counted in it.';
+
+-- user_roles -------------------------------------------------------------------------------------------------
+
+create table public.user_roles (
+  organization_id uuid not null,
+  user_id uuid not null,
+  role public.member_role not null,
+  is_active boolean not null default true,
+  created_at timestamptz not null default now(),
+  updated_at timestamptz not null default now(),
+  constraint user_roles_pkey primary key (organization_id, user_id),
+  constraint user_roles_organization_id_fkey foreign key (organization_id)
+    references public.organizations (id) on delete cascade,
+  constraint user_roles_user_id_fkey foreign key (user_id) references auth.users (id) on delete cascade
+);
+comment on table public.user_roles is 'Membership: which person has which role in which organization. Changed through the RPCs of this chapter only.';
+create index user_roles_user_id_idx on public.user_roles (user_id) include (organization_id, role, is_active);
+comment on index public.user_roles_user_id_idx is 'For private.member_organizations(), which every policy calls.';
+
+create function private.member_organizations(minimum_role public.member_role)
+returns uuid[]
+language plpgsql
+stable
+security definer -- reads user_roles past its own policies, which call this function
+set search_path = ''
+as $$
+begin
+  return coalesce(
+    (
+      select array_agg(m.organization_id)
+      from public.user_roles m
+      where m.user_id = (select auth.uid())
+        and m.is_active
+        and m.role >= minimum_role
+    ),
+    '{}'
+  );
+end;
+$$;
+comment on function private.member_organizations(public.member_role) is
+  'The organizations in which the caller has at least this role. Policies wrap it in a scalar subquery, so it runs once per statement.';
+grant execute on function private.member_organizations(public.member_role) to authenticated, service_role;
+
+alter table public.organizations enable row level security;
+alter table public.organizations force row level security;
+create policy "Members can read their organizations" on public.organizations
+  for select to authenticated
+  using (id = any ((select private.member_organizations('viewer'))::uuid[]));
+create policy "Admins can update their organizations" on public.organizations
+  for update to authenticated
+  using (id = any ((select private.member_organizations('admin'))::uuid[]))
+  with check (id = any ((select private.member_organizations('admin'))::uuid[]));
+revoke all on public.organizations from public, anon, authenticated, service_role;
+grant select on public.organizations to authenticated;
+grant update (name, slug, vertical, timezone, locale, currency, metadata) on public.organizations to authenticated;
+-- No DELETE for anyone: an organization goes through the purge job only.
+grant select, insert, update on public.organizations to service_role;
+
+alter table public.user_roles enable row level security;
+alter table public.user_roles force row level security;
+create policy "Members can read who is in their organizations" on public.user_roles
+  for select to authenticated
+  using (organization_id = any ((select private.member_organizations('viewer'))::uuid[]));
+revoke all on public.user_roles from public, anon, authenticated, service_role;
+grant select on public.user_roles to authenticated;
+grant select, insert, update, delete on public.user_roles to service_role;
+
+create trigger organizations_100_touch_updated_at
+  before update on public.organizations
+  for each row execute function private.tg_touch_updated_at();
+create trigger user_roles_100_touch_updated_at
+  before update on public.user_roles
+  for each row execute function private.tg_touch_updated_at();
+
+create function private.tg_check_timezone()
+returns trigger
+language plpgsql
+volatile
+set search_path = ''
+as $$
+begin
+  if new.timezone is not null then
+    perform now() at time zone new.timezone;
+  end if;
+  return new;
+exception when invalid_parameter_value then
+  perform private.raise_error('BL004', 'invalid_timezone',
+    format('"%s" is not an IANA time zone', new.timezone), jsonb_build_object('timezone', new.timezone));
+  return null;
+end;
+$$;
+comment on function private.tg_check_timezone() is
+  'Trigger: a time zone is one that Postgres knows (a CHECK could not be immutable).';
+
+create trigger organizations_500_check_timezone
+  before insert or update of timezone on public.organizations
+  for each row execute function private.tg_check_timezone();
+
+-- profiles -----------------------------------------------------------------------------------------------------
+
+create table public.profiles (
+  user_id uuid not null,
+  first_name text,
+  last_name text,
+  phone text,
+  avatar_url text,
+  last_login timestamptz,
+  active_organization_id uuid,
+  created_at timestamptz not null default now(),
+  updated_at timestamptz not null default now(),
+  constraint profiles_pkey primary key (user_id),
+  constraint profiles_user_id_fkey foreign key (user_id) references auth.users (id) on delete cascade,
+  constraint profiles_active_organization_id_fkey foreign key (active_organization_id, user_id)
+    references public.user_roles (organization_id, user_id) on delete set null (active_organization_id),
+  constraint profiles_avatar_url_is_https_check check (avatar_url ~ '^https://')
+);
+comment on table public.profiles is 'What colleagues see of a person. Made at sign-in by ensure_profile(); credentials stay with Supabase Auth.';
+comment on column public.profiles.active_organization_id is 'The organization that the person works in now; new rows default to it.';
+create index profiles_active_organization_id_idx on public.profiles (active_organization_id, user_id)
+  where active_organization_id is not null;
+
+create function private.colleagues()
+returns uuid[]
+language plpgsql
+stable
+security definer -- reads user_roles once, past its policies
+set search_path = ''
+as $$
+begin
+  return array(
+    select distinct m.user_id
+    from public.user_roles m
+    where m.organization_id = any (private.member_organizations('viewer'))
+  );
+end;
+$$;
+comment on function private.colleagues() is 'Everyone who shares an organization with the caller.';
+grant execute on function private.colleagues() to authenticated;
+
+alter table public.profiles enable row level security;
+alter table public.profiles force row level security;
+create policy "People can read their own and their colleagues' profiles" on public.profiles
+  for select to authenticated
+  using (user_id = (select auth.uid()) or user_id = any ((select private.colleagues())::uuid[]));
+create policy "People can update their own profile" on public.profiles
+  for update to authenticated
+  using (user_id = (select auth.uid()))
+  with check (user_id = (select auth.uid()));
+revoke all on public.profiles from public, anon, authenticated, service_role;
+grant select on public.profiles to authenticated;
+grant update (first_name, last_name, phone, avatar_url) on public.profiles to authenticated;
+grant select, insert, update, delete on public.profiles to service_role;
+
+create trigger profiles_100_touch_updated_at
+  before update on public.profiles
+  for each row execute function private.tg_touch_updated_at();
+
+create function private.tg_normalize_phone()
+returns trigger
+language plpgsql
+volatile
+set search_path = ''
+as $$
+declare
+  column_name constant text := tg_argv[0];
+  written constant text := nullif(btrim(to_jsonb(new) ->> column_name), '');
+  canonical constant text := private.phone_from_human_input(written);
+begin
+  if written is not null and canonical is null then
+    perform private.raise_error('BL003', 'invalid_phone_number', 'This is not a phone number with area code',
+      jsonb_build_object('column', column_name),
+      'Write it like (11) 98765-4321, or with + and the country code.');
+  end if;
+  return jsonb_populate_record(new, jsonb_build_object(column_name, canonical));
+end;
+$$;
+comment on function private.tg_normalize_phone() is
+  'Trigger: the named column takes the canonical E.164 form of what was written, or the write is refused.';
+
+create trigger profiles_500_normalize_phone
+  before insert or update of phone on public.profiles
+  for each row when (new.phone is not null) execute function private.tg_normalize_phone('phone');
+
+-- Who am I, and where ---------------------------------------------------------------------------------------
+
+create function private.require_user()
+returns uuid
+language plpgsql
+stable
+set search_path = ''
+as $$
+declare
+  user_id constant uuid := auth.uid();
+begin
+  if user_id is null then
+    perform private.raise_error('BL001', 'not_authenticated', 'Sign in first');
+  end if;
+  return user_id;
+end;
+$$;
+comment on function private.require_user() is 'The signed-in caller, or error not_authenticated.';
+grant execute on function private.require_user() to authenticated, service_role;
+
+create function private.is_service()
+returns boolean
+language sql
+stable
+set search_path = ''
+as $$
+  -- The API's service key; or no API request at all: SQL run by the owner, a migration or a schedule.
+  select coalesce(auth.role() = 'service_role', session_user <> 'authenticator')
+$$;
+comment on function private.is_service() is 'Whether the caller is the platform itself rather than a person.';
+grant execute on function private.is_service() to authenticated, service_role;
+
+create function private.require_role(organization_id uuid, minimum_role public.member_role)
+returns void
+language plpgsql
+stable
+set search_path = ''
+as $$
+begin
+  if private.is_service() then
+    return;
+  end if;
+  perform private.require_user();
+  if organization_id is null or organization_id <> all (private.member_organizations(minimum_role)) then
+    perform private.raise_error('BL002', 'not_allowed',
+      format('This needs the role %s in the organization', minimum_role),
+      jsonb_build_object('minimum_role', minimum_role));
+  end if;
+end;
+$$;
+comment on function private.require_role(uuid, public.member_role) is
+  'Raises not_allowed unless the caller has at least this role in the organization. The platform passes.';
+grant execute on function private.require_role(uuid, public.member_role) to authenticated, service_role;
+
+create function private.user_organization_id(user_id uuid)
+returns uuid
+language plpgsql
+stable
+security definer -- called as a column default: reads memberships past their policies
+set search_path = ''
+as $$
+begin
+  if user_id is distinct from auth.uid() and not private.is_service() then
+    perform private.raise_error('BL002', 'not_allowed', 'Only the platform may ask this about another person');
+  end if;
+  return (
+    select m.organization_id
+    from public.user_roles m
+    left join public.profiles p
+      on p.user_id = m.user_id and p.active_organization_id = m.organization_id
+    where m.user_id = user_organization_id.user_id
+      and m.is_active
+    order by p.user_id is null, m.created_at, m.organization_id
+    limit 1
+  );
+end;
+$$;
+comment on function private.user_organization_id(uuid) is 'See public.user_organization_id().';
+grant execute on function private.user_organization_id(uuid) to authenticated, service_role;
+
+create function public.user_organization_id(user_id uuid default auth.uid())
+returns uuid
+language plpgsql
+stable
+set search_path = ''
+as $$
+begin
+  return private.user_organization_id(user_id);
+end;
+$$;
+comment on function public.user_organization_id(uuid) is
+  'The organization that a person works in: the profile''s active one if still a member of it, else the oldest membership; null without any. About someone else: service_role only (error not_allowed).';
+grant execute on function public.user_organization_id(uuid) to authenticated, service_role;
+
+create function private.has_role(user_id uuid, role public.member_role, organization_id uuid)
+returns boolean
+language plpgsql
+stable
+security definer -- reads memberships past their policies
+set search_path = ''
+as $$
+declare
+  organization constant uuid := coalesce(organization_id, private.user_organization_id(user_id));
+begin
+  if user_id is distinct from auth.uid()
+    and not private.is_service()
+    and organization <> all (private.member_organizations('viewer')) then
+    perform private.raise_error('BL002', 'not_allowed', 'Only a colleague may ask this about another person');
+  end if;
+  return exists (
+    select
+    from public.user_roles m
+    where m.organization_id = organization
+      and m.user_id = has_role.user_id
+      and m.is_active
+      and m.role >= has_role.role
+  );
+end;
+$$;
+comment on function private.has_role(uuid, public.member_role, uuid) is 'See public.has_role().';
+grant execute on function private.has_role(uuid, public.member_role, uuid) to authenticated, service_role;
+
+create function public.has_role(user_id uuid, role public.member_role, organization_id uuid default null)
+returns boolean
+language plpgsql
+stable
+set search_path = ''
+as $$
+begin
+  return private.has_role(user_id, role, organization_id);
+end;
+$$;
+comment on function public.has_role(uuid, public.member_role, uuid) is
+  'Whether a person has at least this role in an organization (default: the one that person works in).';
+grant execute on function public.has_role(uuid, public.member_role, uuid) to authenticated, service_role;
+
+create function private.ensure_profile(first_name text, last_name text, phone text, avatar_url text)
+returns public.profiles
+language plpgsql
+volatile
+security definer -- people have no INSERT on profiles: this is the one way to get one
+set search_path = ''
+as $$
+declare
+  profile public.profiles;
+begin
+  insert into public.profiles as p (user_id, first_name, last_name, phone, avatar_url, last_login)
+  values (
+    private.require_user(), ensure_profile.first_name, ensure_profile.last_name, ensure_profile.phone,
+    ensure_profile.avatar_url, now()
+  )
+  on conflict (user_id) do update set
+    first_name = coalesce(excluded.first_name, p.first_name),
+    last_name = coalesce(excluded.last_name, p.last_name),
+    phone = coalesce(excluded.phone, p.phone),
+    avatar_url = coalesce(excluded.avatar_url, p.avatar_url),
+    last_login = excluded.last_login
+  returning p.* into profile;
+  return profile;
+end;
+$$;
+comment on function private.ensure_profile(text, text, text, text) is 'See public.ensure_profile().';
+grant execute on function private.ensure_profile(text, text, text, text) to authenticated;
+
+create function public.ensure_profile(
+  first_name text default null,
+  last_name text default null,
+  phone text default null,
+  avatar_url text default null
+)
+returns public.profiles
+language plpgsql
+volatile
+set search_path = ''
+as $$
+begin
+  return private.ensure_profile(first_name, last_name, phone, avatar_url);
+end;
+$$;
+comment on function public.ensure_profile(text, text, text, text) is
+  'Call after every sign-in: makes the caller''s profile or fills in what is given, and notes the time. Errors: not_authenticated, invalid_phone_number.';
+grant execute on function public.ensure_profile(text, text, text, text) to authenticated;
+
+create function private.set_active_organization(organization_id uuid)
+returns public.profiles
+language plpgsql
+volatile
+security definer -- people have no UPDATE on this column
+set search_path = ''
+as $$
+declare
+  caller constant uuid := private.require_user();
+  profile public.profiles;
+begin
+  if organization_id is null or organization_id <> all (private.member_organizations('viewer')) then
+    perform private.raise_error('BL002', 'not_allowed', 'You are not a member of this organization');
+  end if;
+  insert into public.profiles as p (user_id, active_organization_id)
+  values (caller, set_active_organization.organization_id)
+  on conflict (user_id) do update set active_organization_id = excluded.active_organization_id
+  returning p.* into profile;
+  return profile;
+end;
+$$;
+comment on function private.set_active_organization(uuid) is 'See public.set_active_organization().';
+grant execute on function private.set_active_organization(uuid) to authenticated;
+
+create function public.set_active_organization(organization_id uuid)
+returns public.profiles
+language plpgsql
+volatile
+set search_path = ''
+as $$
+begin
+  return private.set_active_organization(organization_id);
+end;
+$$;
+comment on function public.set_active_organization(uuid) is
+  'Chooses the organization that the caller works in from now on. Errors: not_authenticated, not_allowed (not a member).';
+grant execute on function public.set_active_organization(uuid) to authenticated;
+
+-- locations ------------------------------------------------------------------------------------------------------
+
+create table public.locations (
+  organization_id uuid not null default public.user_organization_id(),
+  id uuid not null default private.uuid_v7(),
+  name text not null,
+  slug text not null,
+  address jsonb not null default '{}',
+  phone_number text,
+  timezone text,
+  operating_hours jsonb,
+  is_active boolean not null default true,
+  created_at timestamptz not null default now(),
+  updated_at timestamptz not null default now(),
+  constraint locations_pkey primary key (organization_id, id),
+  constraint locations_organization_id_fkey foreign key (organization_id) references public.organizations (id),
+  constraint locations_organization_id_slug_key unique (organization_id, slug),
+  constraint locations_name_length_check check (length(btrim(name)) between 1 and 120),
+  constraint locations_slug_format_check check (slug ~ '^[a-z0-9]+(-[a-z0-9]+)*$' and length(slug) <= 80),
+  constraint locations_address_is_object_check check (jsonb_typeof(address) = 'object'),
+  constraint locations_operating_hours_is_object_check check (jsonb_typeof(operating_hours) = 'object')
+);
+comment on table public.locations is 'The places of an organization (Healz''s clinics).';
+comment on column public.locations.timezone is 'IANA name; null = the organization''s.';
+comment on column public.locations.operating_hours is 'Null = the organization''s; shape: operatingHours in types/.';
+
+alter table public.locations enable row level security;
+alter table public.locations force row level security;
+create policy "Members can read their organization's locations" on public.locations
+  for select to authenticated
+  using (organization_id = any ((select private.member_organizations('viewer'))::uuid[]));
+create policy "Admins can add locations to their organization" on public.locations
+  for insert to authenticated
+  with check (organization_id = any ((select private.member_organizations('admin'))::uuid[]));
+create policy "Admins can update their organization's locations" on public.locations
+  for update to authenticated
+  using (organization_id = any ((select private.member_organizations('admin'))::uuid[]))
+  with check (organization_id = any ((select private.member_organizations('admin'))::uuid[]));
+create policy "Admins can delete their organization's locations" on public.locations
+  for delete to authenticated
+  using (organization_id = any ((select private.member_organizations('admin'))::uuid[]));
+revoke all on public.locations from public, anon, authenticated, service_role;
+grant select, insert, update, delete on public.locations to authenticated, service_role;
+
+create trigger locations_100_touch_updated_at
+  before update on public.locations
+  for each row execute function private.tg_touch_updated_at();
+create trigger locations_500_check_timezone
+  before insert or update of timezone on public.locations
+  for each row execute function private.tg_check_timezone();
+create trigger locations_500_normalize_phone
+  before insert or update of phone_number on public.locations
+  for each row when (new.phone_number is not null) execute function private.tg_normalize_phone('phone_number');
+
+-- organization_settings ---------------------------------------------------------------------------------------
+
+create table public.organization_settings (
+  organization_id uuid not null default public.user_organization_id(),
+  operating_hours jsonb not null default '{}',
+  ai_config jsonb not null default '{}',
+  aurora_config jsonb not null default '{}',
+  contextualization_json jsonb not null default '{}',
+  reminder_offsets int[] not null default '{1440,120}',
+  quiet_hours jsonb not null default '{"starts_at": "21:00", "ends_at": "08:00"}',
+  lead_visibility public.lead_visibility not null default 'all',
+  retention_overrides jsonb not null default '{}',
+  created_at timestamptz not null default now(),
+  updated_at timestamptz not null default now(),
+  constraint organization_settings_pkey primary key (organization_id),
+  constraint organization_settings_organization_id_fkey foreign key (organization_id)
+    references public.organizations (id) on delete cascade,
+  constraint organization_settings_operating_hours_is_object_check check (jsonb_typeof(operating_hours) = 'object'),
+  constraint organization_settings_ai_config_is_object_check check (jsonb_typeof(ai_config) = 'object'),
+  constraint organization_settings_aurora_config_is_object_check check (jsonb_typeof(aurora_config) = 'object'),
+  constraint organization_settings_contextualization_is_object_check
+    check (jsonb_typeof(contextualization_json) = 'object'),
+  constraint organization_settings_quiet_hours_is_object_check check (jsonb_typeof(quiet_hours) = 'object'),
+  constraint organization_settings_retention_is_object_check check (jsonb_typeof(retention_overrides) = 'object'),
+  constraint organization_settings_reminder_offsets_are_minutes_check
+    check (cardinality(reminder_offsets) <= 10 and 0 < all (reminder_offsets) and 43200 >= all (reminder_offsets))
+);
+comment on table public.organization_settings is 'One row per organization, made with it. Shapes of the JSON columns: types/.';
+comment on column public.organization_settings.contextualization_json is 'What the AI may know about the business (AtendeAí).';
+comment on column public.organization_settings.reminder_offsets is 'Minutes before an appointment at which its customer is reminded.';
+comment on column public.organization_settings.quiet_hours is 'Local times between which nothing automatic is sent.';
+comment on column public.organization_settings.lead_visibility is 'own: an attendant sees only the leads of the professional he is.';
+comment on column public.organization_settings.retention_overrides is 'Days to keep, by kind; only upwards of the platform''s.';
+
+alter table public.organization_settings enable row level security;
+alter table public.organization_settings force row level security;
+create policy "Members can read their organization's settings" on public.organization_settings
+  for select to authenticated
+  using (organization_id = any ((select private.member_organizations('viewer'))::uuid[]));
+create policy "Admins can update their organization's settings" on public.organization_settings
+  for update to authenticated
+  using (organization_id = any ((select private.member_organizations('admin'))::uuid[]))
+  with check (organization_id = any ((select private.member_organizations('admin'))::uuid[]));
+revoke all on public.organization_settings from public, anon, authenticated, service_role;
+grant select, update on public.organization_settings to authenticated;
+grant select, insert, update, delete on public.organization_settings to service_role;
+
+create trigger organization_settings_100_touch_updated_at
+  before update on public.organization_settings
+  for each row execute function private.tg_touch_updated_at();
+
+-- Making an organization ----------------------------------------------------------------------------------------
+
+create function private.slug_base(input_name text)
+returns text
+language sql
+immutable
+parallel safe
+set search_path = ''
+as $$
+  -- 70 characters leave room for a numeric suffix; a name of emoji alone still gets a slug.
+  select coalesce(
+    nullif(
+      btrim(
+        left(
+          regexp_replace(
+            lower(extensions.unaccent('extensions.unaccent'::regdictionary, coalesce(input_name, ''))),
+            '[^a-z0-9]+', '-', 'g'),
+          70),
+        '-'),
+      ''),
+    'org')
+$$;
+comment on function private.slug_base(text) is 'A name as a URL segment: lower case, accents folded, everything else a hyphen.';
+
+create function private.generate_slug(input_name text)
+returns text
+language plpgsql
+stable
+security definer -- sees every organization's slug, which its unique key does too
+set search_path = ''
+as $$
+declare
+  base constant text := private.slug_base(input_name);
+begin
+  return (
+    select case when n = 1 then base else base || '-' || n end
+    from generate_series(1, (select count(*) + 1 from public.organizations o where o.slug like base || '%')) n
+    where not exists (
+      select
+      from public.organizations o
+      where o.slug = case when n = 1 then base else base || '-' || n end
+    )
+    order by n
+    limit 1
+  );
+end;
+$$;
+comment on function private.generate_slug(text) is 'See public.generate_slug().';
+grant execute on function private.generate_slug(text) to authenticated, service_role;
+
+create function public.generate_slug(input_name text)
+returns text
+language plpgsql
+stable
+set search_path = ''
+as $$
+begin
+  return private.generate_slug(input_name);
+end;
+$$;
+comment on function public.generate_slug(text) is
+  'A free slug for an organization''s name ("Clínica São José" → clinica-sao-jose, the second one …-2). A proposal: create_organization retries if it is taken meanwhile.';
+grant execute on function public.generate_slug(text) to authenticated, service_role;
+
+create function private.create_organization(
+  name text,
+  vertical public.business_vertical,
+  slug text,
+  timezone text
+)
+returns public.organizations
+language plpgsql
+volatile
+security definer -- nobody is a member yet: writes the organization, its settings and its first owner together
+set search_path = ''
+as $$
+declare
+  caller constant uuid := private.require_user();
+  organization public.organizations;
+begin
+  if length(btrim(coalesce(name, ''))) not between 1 and 120 then
+    perform private.raise_error('BL005', 'invalid_name', 'A name has 1 to 120 characters');
+  elsif slug !~ '^[a-z0-9]+(-[a-z0-9]+)*$' or length(slug) > 80 then
+    perform private.raise_error('BL006', 'invalid_slug', 'A slug has lower-case letters, digits and single hyphens, at most 80');
+  end if;
+  loop
+    insert into public.organizations as o (name, vertical, slug, timezone)
+    values (
+      btrim(create_organization.name), create_organization.vertical,
+      coalesce(create_organization.slug, private.generate_slug(create_organization.name)),
+      create_organization.timezone
+    )
+    on conflict on constraint organizations_slug_key do nothing
+    returning o.* into organization;
+    exit when found;
+    -- A generated slug that lost a race is generated again: the winner has committed and is visible now.
+    if slug is not null then
+      perform private.raise_error('BL007', 'slug_taken', format('The slug "%s" is taken', slug),
+        jsonb_build_object('slug', slug, 'proposal', private.generate_slug(slug)));
+    end if;
+  end loop;
+
+  insert into public.organization_settings (organization_id) values (organization.id);
+  insert into public.user_roles (organization_id, user_id, role) values (organization.id, caller, 'owner');
+  return organization;
+end;
+$$;
+comment on function private.create_organization(text, public.business_vertical, text, text) is 'See public.create_organization().';
+grant execute on function private.create_organization(text, public.business_vertical, text, text) to authenticated;
+
+create function public.create_organization(
+  name text,
+  vertical public.business_vertical,
+  slug text default null,
+  timezone text default 'America/Sao_Paulo'
+)
+returns public.organizations
+language plpgsql
+volatile
+set search_path = ''
+as $$
+begin
+  return private.create_organization(name, vertical, slug, timezone);
+end;
+$$;
+comment on function public.create_organization(text, public.business_vertical, text, text) is
+  'Makes an organization with its settings; the caller becomes its owner. Without a slug one is made from the name. Errors: not_authenticated, invalid_name, invalid_slug, slug_taken, invalid_timezone.';
+grant execute on function public.create_organization(text, public.business_vertical, text, text) to authenticated;
+
+-- organization_invitations ----------------------------------------------------------------------------------------
+
+create table public.organization_invitations (
+  organization_id uuid not null,
+  id uuid not null default private.uuid_v7(),
+  email text not null,
+  role public.member_role not null,
+  token_hash bytea not null,
+  invited_by uuid,
+  expires_at timestamptz not null default now() + interval '7 days',
+  accepted_at timestamptz,
+  accepted_by uuid,
+  created_at timestamptz not null default now(),
+  constraint organization_invitations_pkey primary key (organization_id, id),
+  constraint organization_invitations_organization_id_fkey foreign key (organization_id)
+    references public.organizations (id) on delete cascade,
+  constraint organization_invitations_invited_by_fkey foreign key (organization_id, invited_by)
+    references public.user_roles (organization_id, user_id) on delete set null (invited_by),
+  constraint organization_invitations_accepted_by_fkey foreign key (organization_id, accepted_by)
+    references public.user_roles (organization_id, user_id) on delete set null (accepted_by),
+  constraint organization_invitations_token_hash_key unique (token_hash),
+  constraint organization_invitations_email_format_check
+    check (email = lower(email) and email ~ '^[^@\s]+@[^@\s]+\.[^@\s]+$' and length(email) <= 254)
+);
+comment on table public.organization_invitations is 'Open and accepted invitations. The token itself is shown once, to the inviter; only its SHA-256 is kept.';
+create unique index organization_invitations_one_open_per_email_idx
+  on public.organization_invitations (organization_id, email) where accepted_at is null;
+
+alter table public.organization_invitations enable row level security;
+alter table public.organization_invitations force row level security;
+create policy "Admins can read their organization's invitations" on public.organization_invitations
+  for select to authenticated
+  using (organization_id = any ((select private.member_organizations('admin'))::uuid[]));
+create policy "Admins can withdraw their organization's invitations" on public.organization_invitations
+  for delete to authenticated
+  using (organization_id = any ((select private.member_organizations('admin'))::uuid[]));
+revoke all on public.organization_invitations from public, anon, authenticated, service_role;
+grant select (organization_id, id, email, role, invited_by, expires_at, accepted_at, accepted_by, created_at)
+  on public.organization_invitations to authenticated, service_role;
+grant delete on public.organization_invitations to authenticated, service_role;
+
+-- Members -------------------------------------------------------------------------------------------------------
+
+create function private.own_role(organization_id uuid)
+returns public.member_role
+language plpgsql
+stable
+security definer -- reads memberships past their policies
+set search_path = ''
+as $$
+begin
+  return case
+    when private.is_service() then 'owner'
+    else (
+      select m.role
+      from public.user_roles m
+      where m.organization_id = own_role.organization_id
+        and m.user_id = auth.uid()
+        and m.is_active
+    )
+  end;
+end;
+$$;
+comment on function private.own_role(uuid) is 'The caller''s role in an organization; the platform counts as owner.';
+
+create function private.require_rank(organization_id uuid, role public.member_role)
+returns void
+language plpgsql
+stable
+set search_path = ''
+as $$
+begin
+  if role > private.own_role(organization_id) then
+    perform private.raise_error('BL002', 'not_allowed', format('Only an %s may give or take the role %s', role, role),
+      jsonb_build_object('minimum_role', role));
+  end if;
+end;
+$$;
+comment on function private.require_rank(uuid, public.member_role) is 'Nobody hands out, or takes away, a role above the own one.';
+
+create function private.lock_members(organization_id uuid)
+returns void
+language plpgsql
+volatile
+set search_path = ''
+as $$
+begin
+  -- Membership changes of one organization happen one after the other, or two owners could both leave as "not the last".
+  perform from public.organizations o where o.id = lock_members.organization_id for no key update;
+end;
+$$;
+comment on function private.lock_members(uuid) is 'Serialises the membership changes of one organization.';
+
+create function private.require_another_owner(organization_id uuid, leaving uuid)
+returns void
+language plpgsql
+volatile
+set search_path = ''
+as $$
+begin
+  if exists (
+    select
+    from public.user_roles m
+    where m.organization_id = require_another_owner.organization_id
+      and m.user_id = leaving and m.role = 'owner' and m.is_active
+  ) and not exists (
+    select
+    from public.user_roles m
+    where m.organization_id = require_another_owner.organization_id
+      and m.user_id <> leaving and m.role = 'owner' and m.is_active
+  ) then
+    perform private.raise_error('BL011', 'last_owner', 'The last owner cannot leave or step down',
+      hint => 'Make someone else an owner first.');
+  end if;
+end;
+$$;
+comment on function private.require_another_owner(uuid, uuid) is 'An organization always keeps an owner.';
+
+create function private.invite_member(email text, role public.member_role, organization_id uuid)
+returns jsonb
+language plpgsql
+volatile
+security definer -- people have no INSERT on invitations: rank is checked here
+set search_path = ''
+as $$
+declare
+  address constant text := lower(btrim(email));
+  token constant text := translate(encode(extensions.gen_random_bytes(32), 'base64'), '+/=', '-_');
+  invitation public.organization_invitations;
+begin
+  perform private.require_role(organization_id, 'admin');
+  perform private.require_rank(organization_id, role);
+  if address is null or address !~ '^[^@\s]+@[^@\s]+\.[^@\s]+$' or length(address) > 254 then
+    perform private.raise_error('BL008', 'invalid_email', 'This is not an e-mail address');
+  end if;
+  insert into public.organization_invitations as i (organization_id, email, role, token_hash, invited_by)
+  values (
+    invite_member.organization_id, address, invite_member.role, sha256(token::bytea),
+    -- The platform's own invitations name nobody.
+    (
+      select m.user_id
+      from public.user_roles m
+      where m.organization_id = invite_member.organization_id and m.user_id = auth.uid()
+    )
+  )
+  on conflict (organization_id, email) where accepted_at is null do update set
+    role = excluded.role,
+    token_hash = excluded.token_hash,
+    invited_by = excluded.invited_by,
+    expires_at = excluded.expires_at
+  returning i.* into invitation;
+  return to_jsonb(invitation) - 'token_hash' || jsonb_build_object('token', token);
+end;
+$$;
+comment on function private.invite_member(text, public.member_role, uuid) is 'See public.invite_member().';
+grant execute on function private.invite_member(text, public.member_role, uuid) to authenticated, service_role;
+
+create function public.invite_member(
+  email text,
+  role public.member_role,
+  organization_id uuid default public.user_organization_id()
+)
+returns jsonb
+language plpgsql
+volatile
+set search_path = ''
+as $$
+begin
+  return private.invite_member(email, role, organization_id);
+end;
+$$;
+comment on function public.invite_member(text, public.member_role, uuid) is
+  'Invites a person by e-mail for 7 days; returns the invitation with its token, shown this once. Inviting again replaces the token. Admins and up, never above the own role. Errors: not_allowed, invalid_email.';
+grant execute on function public.invite_member(text, public.member_role, uuid) to authenticated, service_role;
+
+create function private.accept_invitation(token text)
+returns public.user_roles
+language plpgsql
+volatile
+security definer -- the caller is no member yet
+set search_path = ''
+as $$
+declare
+  caller constant uuid := private.require_user();
+  invitation public.organization_invitations;
+  membership public.user_roles;
+begin
+  select i.* into invitation
+  from public.organization_invitations i
+  where i.token_hash = sha256(convert_to(coalesce(token, ''), 'UTF8'));
+  if not found then
+    perform private.raise_error('BL009', 'invitation_not_found', 'There is no such invitation, or it was withdrawn');
+  end if;
+  perform private.lock_members(invitation.organization_id);
+  select i.* into invitation
+  from public.organization_invitations i
+  where i.organization_id = invitation.organization_id and i.id = invitation.id
+  for update;
+
+  if not found then
+    perform private.raise_error('BL009', 'invitation_not_found', 'There is no such invitation, or it was withdrawn');
+  elsif invitation.email is distinct from lower(auth.jwt() ->> 'email') then
+    perform private.raise_error('BL010', 'invitation_not_yours', 'This invitation was sent to another e-mail address');
+  elsif invitation.accepted_at is not null then
+    -- Accepting again is no error for the person who did: a retry, or a second click.
+    select m.* into membership
+    from public.user_roles m
+    where m.organization_id = invitation.organization_id and m.user_id = caller and invitation.accepted_by = caller;
+    if not found then
+      perform private.raise_error('BL012', 'invitation_used', 'This invitation was used already');
+    end if;
+    return membership;
+  elsif invitation.expires_at <= now() then
+    perform private.raise_error('BL013', 'invitation_expired', 'This invitation has expired',
+      jsonb_build_object('expired_at', invitation.expires_at), 'Ask for a new one.');
+  end if;
+
+  insert into public.user_roles as m (organization_id, user_id, role)
+  values (invitation.organization_id, caller, invitation.role)
+  on conflict (organization_id, user_id) do update set
+    -- An old invitation does not take away what an active member has been given since.
+    role = case when m.is_active then greatest(m.role, excluded.role) else excluded.role end,
+    is_active = true
+  returning m.* into membership;
+  update public.organization_invitations i
+  set accepted_at = now(), accepted_by = caller
+  where i.organization_id = invitation.organization_id and i.id = invitation.id;
+  return membership;
+end;
+$$;
+comment on function private.accept_invitation(text) is 'See public.accept_invitation().';
+grant execute on function private.accept_invitation(text) to authenticated;
+
+create function public.accept_invitation(token text)
+returns public.user_roles
+language plpgsql
+volatile
+set search_path = ''
+as $$
+begin
+  return private.accept_invitation(token);
+end;
+$$;
+comment on function public.accept_invitation(text) is
+  'Makes the caller a member; returns the membership. The caller''s e-mail must be the invited one. Accepting twice gives the same answer. Errors: not_authenticated, invitation_not_found, invitation_not_yours, invitation_used, invitation_expired.';
+grant execute on function public.accept_invitation(text) to authenticated;
+
+create function private.change_member_role(user_id uuid, role public.member_role, organization_id uuid)
+returns public.user_roles
+language plpgsql
+volatile
+security definer -- people have no UPDATE on memberships: rank and the last owner are checked here
+set search_path = ''
+as $$
+declare
+  membership public.user_roles;
+begin
+  perform private.require_role(organization_id, 'admin');
+  perform private.lock_members(organization_id);
+  select m.* into membership
+  from public.user_roles m
+  where m.organization_id = change_member_role.organization_id and m.user_id = change_member_role.user_id;
+  if not found then
+    perform private.raise_error('BL014', 'member_not_found', 'This person is not a member of the organization');
+  end if;
+  perform private.require_rank(organization_id, greatest(role, membership.role));
+  if role < 'owner' then
+    perform private.require_another_owner(organization_id, user_id);
+  end if;
+  update public.user_roles m
+  set role = change_member_role.role
+  where m.organization_id = change_member_role.organization_id and m.user_id = change_member_role.user_id
+  returning m.* into membership;
+  return membership;
+end;
+$$;
+comment on function private.change_member_role(uuid, public.member_role, uuid) is 'See public.change_member_role().';
+grant execute on function private.change_member_role(uuid, public.member_role, uuid) to authenticated, service_role;
+
+create function public.change_member_role(
+  user_id uuid,
+  role public.member_role,
+  organization_id uuid default public.user_organization_id()
+)
+returns public.user_roles
+language plpgsql
+volatile
+set search_path = ''
+as $$
+begin
+  return private.change_member_role(user_id, role, organization_id);
+end;
+$$;
+comment on function public.change_member_role(uuid, public.member_role, uuid) is
+  'Changes a member''s role; returns the membership. Admins and up, never above the own role. Errors: not_allowed, member_not_found, last_owner.';
+grant execute on function public.change_member_role(uuid, public.member_role, uuid) to authenticated, service_role;
+
+create function private.remove_member(user_id uuid, organization_id uuid)
+returns public.user_roles
+language plpgsql
+volatile
+security definer -- people have no DELETE on memberships: rank and the last owner are checked here
+set search_path = ''
+as $$
+declare
+  membership public.user_roles;
+begin
+  if user_id is distinct from auth.uid() then
+    perform private.require_role(organization_id, 'admin');
+  end if;
+  perform private.lock_members(organization_id);
+  select m.* into membership
+  from public.user_roles m
+  where m.organization_id = remove_member.organization_id and m.user_id = remove_member.user_id;
+  if not found then
+    perform private.raise_error('BL014', 'member_not_found', 'This person is not a member of the organization');
+  end if;
+  if user_id is distinct from auth.uid() then
+    perform private.require_rank(organization_id, membership.role);
+  end if;
+  perform private.require_another_owner(organization_id, user_id);
+  delete from public.user_roles m
+  where m.organization_id = remove_member.organization_id and m.user_id = remove_member.user_id;
+  return membership;
+end;
+$$;
+comment on function private.remove_member(uuid, uuid) is 'See public.remove_member().';
+grant execute on function private.remove_member(uuid, uuid) to authenticated, service_role;
+
+create function public.remove_member(user_id uuid, organization_id uuid default public.user_organization_id())
+returns public.user_roles
+language plpgsql
+volatile
+set search_path = ''
+as $$
+begin
+  return private.remove_member(user_id, organization_id);
+end;
+$$;
+comment on function public.remove_member(uuid, uuid) is
+  'Takes a member out of the organization, or lets the caller leave it; returns the membership that ended. Admins and up, never someone above. Errors: not_allowed, member_not_found, last_owner.';
+grant execute on function public.remove_member(uuid, uuid) to authenticated, service_role;

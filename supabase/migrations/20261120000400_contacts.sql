@@ -1,0 +1,124 @@
+-- Contacts: the people who write, and every id by which WhatsApp knows them.
+
+create type public.contact_status as enum ('active', 'inactive', 'blocked');
+create type public.identity_kind as enum ('phone', 'wa_id', 'jid', 'lid', 'bsuid');
+comment on type public.identity_kind is
+  'wa_id and bsuid are Meta''s (a BSUID hides the phone), jid and lid are Baileys''; phone is a number without an id of its own.';
+
+-- contacts ------------------------------------------------------------------------------------------------------
+
+create table public.contacts (
+  organization_id uuid not null default public.user_organization_id(),
+  id uuid not null default private.uuid_v7(),
+  phone_number text,
+  name text,
+  profile_name text,
+  email text,
+  cpf text,
+  birth_date date,
+  status public.contact_status not null default 'active',
+  source text,
+  tags text[] not null default '{}',
+  address jsonb not null default '{}',
+  preferences jsonb not null default '{}',
+  preferred_location_id uuid,
+  opted_in_at timestamptz,
+  opted_out_at timestamptz,
+  last_interaction_at timestamptz,
+  metadata jsonb not null default '{}',
+  created_at timestamptz not null default now(),
+  updated_at timestamptz not null default now(),
+  constraint contacts_pkey primary key (organization_id, id),
+  constraint contacts_organization_id_fkey foreign key (organization_id) references public.organizations (id),
+  constraint contacts_preferred_location_id_fkey foreign key (organization_id, preferred_location_id)
+    references public.locations (organization_id, id) on delete set null (preferred_location_id),
+  constraint contacts_organization_id_phone_number_key unique (organization_id, phone_number),
+  constraint contacts_name_length_check check (length(name) <= 200),
+  constraint contacts_email_format_check check (email ~ '^[^@\s]+@[^@\s]+\.[^@\s]+$' and length(email) <= 254),
+  constraint contacts_cpf_has_eleven_digits_check check (cpf ~ '^[0-9]{11}$'),
+  constraint contacts_address_is_object_check check (jsonb_typeof(address) = 'object'),
+  constraint contacts_preferences_is_object_check check (jsonb_typeof(preferences) = 'object'),
+  constraint contacts_metadata_is_object_check check (jsonb_typeof(metadata) = 'object')
+);
+comment on table public.contacts is 'Customers, tutors, patients, leads'' persons: one row per person and organization.';
+comment on column public.contacts.phone_number is
+  'Canonical E.164; any usual spelling may be written. Null when WhatsApp hides it (username) and nobody asked yet.';
+comment on column public.contacts.profile_name is 'What the person calls himself on WhatsApp; name is what the organization calls him.';
+comment on column public.contacts.status is 'blocked (Healz''s suspended): messages are still stored, nothing automatic answers.';
+comment on column public.contacts.opted_out_at is 'Since when the person wants no marketing.';
+create index contacts_preferred_location_id_idx on public.contacts (organization_id, preferred_location_id)
+  where preferred_location_id is not null;
+
+alter table public.contacts enable row level security;
+alter table public.contacts force row level security;
+create policy "Members can read their organization's contacts" on public.contacts
+  for select to authenticated
+  using (organization_id = any ((select private.member_organizations('viewer'))::uuid[]));
+create policy "Attendants can add contacts to their organization" on public.contacts
+  for insert to authenticated
+  with check (organization_id = any ((select private.member_organizations('attendant'))::uuid[]));
+create policy "Attendants can update their organization's contacts" on public.contacts
+  for update to authenticated
+  using (organization_id = any ((select private.member_organizations('attendant'))::uuid[]))
+  with check (organization_id = any ((select private.member_organizations('attendant'))::uuid[]));
+create policy "Admins can delete their organization's contacts" on public.contacts
+  for delete to authenticated
+  using (organization_id = any ((select private.member_organizations('admin'))::uuid[]));
+revoke all on public.contacts from public, anon, authenticated, service_role;
+grant select, insert, update, delete on public.contacts to authenticated, service_role;
+
+create function private.tg_contacts__tidy()
+returns trigger
+language plpgsql
+volatile
+set search_path = ''
+as $$
+begin
+  new.name := nullif(btrim(new.name), '');
+  new.email := nullif(lower(btrim(new.email)), '');
+  new.cpf := nullif(regexp_replace(new.cpf, '[.\s-]', '', 'g'), '');
+  return new;
+end;
+$$;
+comment on function private.tg_contacts__tidy() is 'Trigger: no blanks around names, e-mail in lower case, CPF as digits.';
+
+create trigger contacts_100_touch_updated_at
+  before update on public.contacts
+  for each row execute function private.tg_touch_updated_at();
+create trigger contacts_500_normalize_phone
+  before insert or update of phone_number on public.contacts
+  for each row when (new.phone_number is not null) execute function private.tg_normalize_phone('phone_number');
+create trigger contacts_500_tidy
+  before insert or update of name, email, cpf on public.contacts
+  for each row execute function private.tg_contacts__tidy();
+
+-- contact_identities ----------------------------------------------------------------------------------------------
+
+create table public.contact_identities (
+  organization_id uuid not null,
+  id uuid not null default private.uuid_v7(),
+  contact_id uuid not null,
+  instance_id uuid not null,
+  kind public.identity_kind not null,
+  value text not null,
+  created_at timestamptz not null default now(),
+  constraint contact_identities_pkey primary key (organization_id, id),
+  constraint contact_identities_contact_id_fkey foreign key (organization_id, contact_id)
+    references public.contacts (organization_id, id) on delete cascade,
+  constraint contact_identities_instance_id_fkey foreign key (organization_id, instance_id)
+    references public.whatsapp_instances (organization_id, id) on delete cascade,
+  constraint contact_identities_instance_id_kind_value_key unique (organization_id, instance_id, kind, value),
+  constraint contact_identities_value_length_check check (length(value) between 1 and 255)
+);
+comment on table public.contact_identities is
+  'Every id under which a contact has written, verbatim: how an inbound id finds its contact and what a reply is addressed to.';
+create index contact_identities_contact_id_idx on public.contact_identities (organization_id, contact_id);
+
+alter table public.contact_identities enable row level security;
+alter table public.contact_identities force row level security;
+create policy "Members can read their organization's contact identities" on public.contact_identities
+  for select to authenticated
+  using (organization_id = any ((select private.member_organizations('viewer'))::uuid[]));
+revoke all on public.contact_identities from public, anon, authenticated, service_role;
+grant select on public.contact_identities to authenticated;
+grant select, insert, update, delete on public.contact_identities to service_role;

@@ -1,0 +1,999 @@
+-- Webhooks, inbound: what the providers deliver, kept raw, understood once.
+--
+-- One call, ingest_webhook(), is one transaction: the raw event, the contact, the conversation, the message and the
+-- statuses are all there or none is. It is set-based: a delivery of 1,000 updates is one round trip. It may come
+-- any number of times, in any order, from many senders at once.
+--
+-- Locks: everything that concerns a customer first locks the customer's contact (in id order), so that a message and
+-- what changes it (an edit, a reaction, a status) never miss each other in two transactions.
+
+-- webhook_events ------------------------------------------------------------------------------------------------
+
+create table public.webhook_events (
+  organization_id uuid,
+  id uuid not null default private.uuid_v7(),
+  instance_id uuid,
+  provider public.whatsapp_provider not null,
+  event_type text not null,
+  external_id text,
+  payload jsonb not null,
+  headers jsonb not null default '{}',
+  signature text,
+  unknown_count int not null default 0,
+  processed boolean not null default false,
+  processing_error text,
+  retry_count int not null default 0,
+  received_at timestamptz not null default now(),
+  processed_at timestamptz,
+  created_at timestamptz not null default now(),
+  -- Not led by the tenant: the part of a delivery that nobody registered has none.
+  constraint webhook_events_pkey primary key (id, created_at),
+  constraint webhook_events_payload_is_object_check check (jsonb_typeof(payload) = 'object'),
+  constraint webhook_events_headers_is_object_check check (jsonb_typeof(headers) = 'object')
+) partition by range (created_at);
+comment on table public.webhook_events is
+  'Every tenant''s part of every delivery, as it came. Partitioned by month; kept 30 days. No foreign keys: a log outlives what it speaks of.';
+comment on column public.webhook_events.organization_id is 'Null: a number that nobody registered, or the platform''s own app. Then only the platform sees it.';
+comment on column public.webhook_events.external_id is 'The provider''s id of the number.';
+comment on column public.webhook_events.unknown_count is 'Items in it that we did not understand.';
+create index webhook_events_organization_id_created_at_idx on public.webhook_events (organization_id, created_at desc);
+comment on index public.webhook_events_organization_id_created_at_idx is 'What came lately, for an administrator; and retention.';
+
+alter table public.webhook_events enable row level security;
+alter table public.webhook_events force row level security;
+create policy "Admins can read their organization's webhook events" on public.webhook_events
+  for select to authenticated
+  using (organization_id = any ((select private.member_organizations('admin'))::uuid[]));
+revoke all on public.webhook_events from public, anon, authenticated, service_role;
+grant select on public.webhook_events to authenticated;
+grant select, insert, update, delete on public.webhook_events to service_role;
+
+-- Partitions of the logs ------------------------------------------------------------------------------------------
+
+create function private.maintain_partitions(months_ahead int default 3)
+returns setof text
+language plpgsql
+volatile
+set search_path = ''
+as $$
+declare
+  parent record;
+  month_start timestamptz;
+  partition_name text;
+begin
+  for parent in
+    select c.oid, c.relname
+    from pg_catalog.pg_class c
+    join pg_catalog.pg_partitioned_table p on p.partrelid = c.oid
+    where c.relnamespace = 'public'::regnamespace and p.partstrat = 'r'
+    order by c.relname
+  loop
+    for month_start in
+      select m at time zone 'UTC'
+      from generate_series(
+        date_trunc('month', now() at time zone 'UTC'),
+        date_trunc('month', now() at time zone 'UTC') + make_interval(months => months_ahead),
+        interval '1 month') m
+    loop
+      partition_name := format('%s_%s', parent.relname, to_char(month_start at time zone 'UTC', 'YYYY_MM'));
+      continue when to_regclass(format('partitions.%I', partition_name)) is not null;
+      execute format(
+        'create table partitions.%I partition of public.%I for values from (%L) to (%L)',
+        partition_name, parent.relname, month_start, month_start + interval '1 month');
+      -- Reached past its parent a partition obeys no policy of the parent's: it gets its own lock.
+      execute format('alter table partitions.%I enable row level security', partition_name);
+      execute format('alter table partitions.%I force row level security', partition_name);
+      execute format('revoke all on partitions.%I from public, anon, authenticated, service_role', partition_name);
+      return next partition_name;
+    end loop;
+  end loop;
+end;
+$$;
+comment on function private.maintain_partitions(int) is
+  'Creates the monthly partitions (UTC months) of every log, from this month to months_ahead; returns the names made. Run it daily.';
+
+create table partitions.webhook_events_default partition of public.webhook_events default;
+comment on table partitions.webhook_events_default is 'Must stay empty: catches what no month took, so that nothing is lost.';
+alter table partitions.webhook_events_default enable row level security;
+alter table partitions.webhook_events_default force row level security;
+revoke all on partitions.webhook_events_default from public, anon, authenticated, service_role;
+
+select private.maintain_partitions();
+
+-- What the adapters hand over -------------------------------------------------------------------------------------
+
+create type private.inbound_event as (
+  n bigint,
+  organization_id uuid,
+  instance_id uuid,
+  kind text,
+  at timestamptz,
+  whatsapp_message_id text,
+  message_id uuid,
+  identities jsonb,
+  phone_number text,
+  profile_name text,
+  whatsapp_chat_id text,
+  message_type public.message_type,
+  content text,
+  media jsonb,
+  reply_to_whatsapp_message_id text,
+  status public.message_status,
+  error_code text,
+  error_message text,
+  new_identities jsonb,
+  new_phone_number text,
+  value text,
+  metadata jsonb
+);
+comment on type private.inbound_event is
+  'One thing that a provider told: kind message, echo, status, edit, revoke, reaction, identity_change or preference. n orders a delivery; whatsapp_message_id is the message told of (for status, edit, revoke and reaction: the one it changes).';
+
+create type private.event_contact as (n bigint, contact_id uuid);
+
+create function private.match_contacts(events private.inbound_event[])
+returns private.event_contact[]
+language plpgsql
+stable
+set search_path = ''
+as $$
+begin
+  return array(
+    select row(e.n, coalesce(by_identity.contact_id, by_phone.id))::private.event_contact
+    from unnest(events) e
+    left join lateral (
+      select i.contact_id
+      from rows from (jsonb_to_recordset(e.identities) as (kind public.identity_kind, value text))
+        with ordinality as w (kind, value, rank)
+      join public.contact_identities i
+        on i.organization_id = e.organization_id
+        and i.instance_id = e.instance_id
+        and i.kind = w.kind
+        and i.value = w.value
+      order by w.rank
+      limit 1
+    ) by_identity on true
+    left join public.contacts by_phone
+      on by_identity.contact_id is null
+      and by_phone.organization_id = e.organization_id
+      and by_phone.phone_number = e.phone_number
+    where by_identity.contact_id is not null or by_phone.id is not null
+  );
+end;
+$$;
+comment on function private.match_contacts(private.inbound_event[]) is
+  'Whose events these are: by the ids WhatsApp gives (in the adapter''s order), else by the canonical phone number.';
+
+create type private.new_person as (
+  organization_id uuid,
+  instance_id uuid,
+  id uuid,
+  phone_number text,
+  profile_name text,
+  identities jsonb
+);
+
+create function private.create_contacts(newcomers private.inbound_event[])
+returns void
+language plpgsql
+volatile
+set search_path = ''
+as $$
+declare
+  people private.new_person[];
+begin
+  -- A customer's first two messages may come in two transactions at once. 64 locks per number keep strangers apart.
+  perform pg_advisory_xact_lock(bucket.instance, bucket.customer)
+  from (
+    select distinct hashtext(e.instance_id::text) as instance, hashtext(w.value) & 63 as customer
+    from unnest(newcomers) e
+    cross join lateral jsonb_to_recordset(e.identities) as w (value text)
+    order by 1, 2
+  ) bucket;
+
+  people := array(
+    select row(
+      e.organization_id,
+      e.instance_id,
+      private.uuid_v7(),
+      max(e.phone_number),
+      (array_agg(e.profile_name order by e.n desc) filter (where e.profile_name is not null))[1],
+      jsonb_agg(w)
+    )::private.new_person
+    from unnest(newcomers) e
+    cross join lateral jsonb_array_elements(e.identities) w
+    left join lateral (
+      select bsuid ->> 'value' as value
+      from jsonb_array_elements(e.identities) bsuid
+      where bsuid ->> 'kind' = 'bsuid'
+      limit 1
+    ) hidden on true
+    -- Whoever held the lock before us may have met them.
+    where e.n not in (select c.n from unnest(private.match_contacts(newcomers)) c)
+    group by e.organization_id, e.instance_id, coalesce(hidden.value, e.phone_number, e.identities -> 0 ->> 'value')
+  );
+
+  insert into public.contacts (organization_id, id, phone_number, name, profile_name, source)
+  select p.organization_id, p.id, p.phone_number, left(p.profile_name, 200), p.profile_name, 'whatsapp'
+  from unnest(people) p
+  on conflict (organization_id, phone_number) do nothing;
+
+  -- By the number, because the contact may be one that was there before, or that another of these people became.
+  insert into public.contact_identities (organization_id, contact_id, instance_id, kind, value)
+  select p.organization_id, coalesce(same_number.id, p.id), p.instance_id, w.kind, w.value
+  from unnest(people) p
+  cross join lateral jsonb_to_recordset(p.identities) as w (kind public.identity_kind, value text)
+  left join public.contacts same_number
+    on same_number.organization_id = p.organization_id and same_number.phone_number = p.phone_number
+  on conflict on constraint contact_identities_instance_id_kind_value_key do nothing;
+end;
+$$;
+comment on function private.create_contacts(private.inbound_event[]) is
+  'Makes a contact for each new person among the events. Who shares a phone number with a contact already is that contact.';
+
+create function private.update_contacts(events private.inbound_event[], contacts private.event_contact[])
+returns void
+language plpgsql
+volatile
+set search_path = ''
+as $$
+begin
+  -- Ids that a known contact shows for the first time (a wa_id without the ninth digit, a BSUID).
+  insert into public.contact_identities (organization_id, contact_id, instance_id, kind, value)
+  select distinct on (e.organization_id, e.instance_id, w.kind, w.value)
+    e.organization_id, c.contact_id, e.instance_id, w.kind, w.value
+  from unnest(events) e
+  join unnest(contacts) c on c.n = e.n
+  cross join lateral jsonb_to_recordset(e.identities) as w (kind public.identity_kind, value text)
+  where not exists (
+    select
+    from public.contact_identities i
+    where i.organization_id = e.organization_id
+      and i.instance_id = e.instance_id
+      and i.kind = w.kind
+      and i.value = w.value
+  )
+  order by e.organization_id, e.instance_id, w.kind, w.value, e.n
+  on conflict on constraint contact_identities_instance_id_kind_value_key do nothing;
+
+  -- A number that was hidden until now; a new profile name.
+  update public.contacts p
+  set phone_number = coalesce(p.phone_number, news.phone_number),
+      profile_name = coalesce(news.profile_name, p.profile_name),
+      name = coalesce(p.name, left(news.profile_name, 200))
+  from (
+    select
+      e.organization_id,
+      c.contact_id,
+      (array_agg(e.profile_name order by e.n desc) filter (where e.profile_name is not null))[1] as profile_name,
+      (
+        array_agg(e.phone_number order by e.n desc) filter (
+          where e.phone_number is not null and not exists (
+            select
+            from public.contacts other
+            where other.organization_id = e.organization_id and other.phone_number = e.phone_number
+          )
+        )
+      )[1] as phone_number
+    from unnest(events) e
+    join unnest(contacts) c on c.n = e.n
+    group by e.organization_id, c.contact_id
+  ) news
+  where p.organization_id = news.organization_id
+    and p.id = news.contact_id
+    and (
+      p.profile_name is distinct from coalesce(news.profile_name, p.profile_name)
+      or p.phone_number is null and news.phone_number is not null
+    );
+end;
+$$;
+comment on function private.update_contacts(private.inbound_event[], private.event_contact[]) is
+  'What a delivery newly tells of contacts that we know.';
+
+-- Changes to messages ---------------------------------------------------------------------------------------------
+
+create table private.parked_message_updates (
+  organization_id uuid not null,
+  id uuid not null default private.uuid_v7(),
+  instance_id uuid not null,
+  whatsapp_message_id text not null,
+  change private.inbound_event not null,
+  created_at timestamptz not null default now(),
+  constraint parked_message_updates_pkey primary key (organization_id, id),
+  constraint parked_message_updates_instance_id_fkey foreign key (organization_id, instance_id)
+    references public.whatsapp_instances (organization_id, id) on delete cascade
+);
+comment on table private.parked_message_updates is
+  'Statuses, edits, deletions and reactions that came before the message they name; they wait for it. Some wait for ever: a status of a message that another app sent.';
+create unique index parked_message_updates_once_idx on private.parked_message_updates (
+  organization_id, instance_id, whatsapp_message_id,
+  ((change).kind), ((change).status), ((change).at), ((change).value), md5((change).content)
+) nulls not distinct;
+comment on index private.parked_message_updates_once_idx is 'Finds what waits for a message; a redelivery waits once.';
+
+alter table private.parked_message_updates enable row level security;
+alter table private.parked_message_updates force row level security;
+revoke all on private.parked_message_updates from public, anon, authenticated, service_role;
+
+create function private.apply_message_updates(changes private.inbound_event[])
+returns bigint[]
+language plpgsql
+volatile
+set search_path = ''
+as $$
+declare
+  targets private.event_contact[];
+begin
+  -- n of the change, id of the message it names.
+  targets := array(
+    select row(c.n, m.id)::private.event_contact
+    from unnest(changes) c
+    join public.messages m
+      on m.organization_id = c.organization_id
+      and m.instance_id = c.instance_id
+      and m.whatsapp_message_id = c.whatsapp_message_id
+    union
+    select row(c.n, m.id)::private.event_contact
+    from unnest(changes) c
+    join public.messages m
+      on m.organization_id = c.organization_id
+      and m.id = c.message_id
+      and m.instance_id = c.instance_id
+  );
+  perform
+  from public.messages m
+  where (m.organization_id, m.id) in (
+    select c.organization_id, t.contact_id from unnest(changes) c join unnest(targets) t on t.n = c.n
+  )
+  order by m.organization_id, m.id
+  for no key update;
+
+  update public.messages m
+  set status = greatest(m.status, s.status),
+      -- The answer to our send may have been lost; the status tells the id all the same.
+      whatsapp_message_id = coalesce(m.whatsapp_message_id, s.whatsapp_message_id),
+      sent_at = least(m.sent_at, s.sent_at),
+      delivered_at = least(m.delivered_at, s.delivered_at),
+      read_at = least(m.read_at, s.read_at),
+      played_at = least(m.played_at, s.played_at),
+      failed_at = least(m.failed_at, s.failed_at),
+      error_code = coalesce(m.error_code, s.error_code),
+      error_message = coalesce(m.error_message, s.error_message),
+      metadata = m.metadata || s.metadata
+  from (
+    select
+      c.organization_id,
+      t.contact_id as id,
+      max(c.status) as status,
+      min(c.whatsapp_message_id) as whatsapp_message_id,
+      min(c.at) filter (where c.status = 'sent') as sent_at,
+      min(c.at) filter (where c.status = 'delivered') as delivered_at,
+      min(c.at) filter (where c.status = 'read') as read_at,
+      min(c.at) filter (where c.status = 'played') as played_at,
+      min(c.at) filter (where c.status = 'failed') as failed_at,
+      min(c.error_code) as error_code,
+      min(c.error_message) as error_message,
+      coalesce(jsonb_object_agg(extra.key, extra.value) filter (where extra.key is not null), '{}') as metadata
+    from unnest(changes) c
+    join unnest(targets) t on t.n = c.n
+    left join lateral jsonb_each(c.metadata) extra on true
+    where c.kind = 'status'
+    group by c.organization_id, t.contact_id
+  ) s
+  where m.organization_id = s.organization_id
+    and m.id = s.id
+    and m.direction = 'outbound'
+    and (
+      m.status < s.status
+      or m.whatsapp_message_id is null
+      or m.sent_at is distinct from least(m.sent_at, s.sent_at)
+      or m.delivered_at is distinct from least(m.delivered_at, s.delivered_at)
+      or m.read_at is distinct from least(m.read_at, s.read_at)
+      or m.played_at is distinct from least(m.played_at, s.played_at)
+      or m.failed_at is distinct from least(m.failed_at, s.failed_at)
+      or not m.metadata @> s.metadata
+    );
+
+  if exists (select from unnest(changes) c where c.kind = 'edit') then
+    update public.messages m
+    set content = e.content,
+        media = coalesce(e.media, m.media),
+        edited_at = e.at,
+        metadata = m.metadata || jsonb_build_object(
+          'edits',
+          coalesce(m.metadata -> 'edits', '[]')
+            || jsonb_build_object('content', m.content, 'until', e.at))
+    from (
+      select distinct on (c.organization_id, t.contact_id)
+        c.organization_id, t.contact_id as id, c.content, c.media, c.at
+      from unnest(changes) c
+      join unnest(targets) t on t.n = c.n
+      where c.kind = 'edit'
+      order by c.organization_id, t.contact_id, c.at desc
+    ) e
+    where m.organization_id = e.organization_id
+      and m.id = e.id
+      and (m.edited_at is null or m.edited_at < e.at);
+  end if;
+
+  if exists (select from unnest(changes) c where c.kind = 'revoke') then
+    update public.messages m
+    set revoked_at = r.at
+    from (
+      select c.organization_id, t.contact_id as id, min(c.at) as at
+      from unnest(changes) c
+      join unnest(targets) t on t.n = c.n
+      where c.kind = 'revoke'
+      group by c.organization_id, t.contact_id
+    ) r
+    where m.organization_id = r.organization_id
+      and m.id = r.id
+      and (m.revoked_at is null or m.revoked_at > r.at);
+  end if;
+
+  if exists (select from unnest(changes) c where c.kind = 'reaction') then
+    update public.messages m
+    set metadata = m.metadata || jsonb_build_object(
+      'reactions',
+      coalesce(m.metadata -> 'reactions', '{}') || (
+        select coalesce(jsonb_object_agg(latest.reactor, jsonb_build_object('emoji', latest.emoji, 'at', latest.at)), '{}')
+        from (
+          select distinct on (c.value) c.value as reactor, c.content as emoji, c.at
+          from unnest(changes) c
+          join unnest(targets) t on t.n = c.n
+          where c.kind = 'reaction' and c.organization_id = m.organization_id and t.contact_id = m.id
+          order by c.value, c.at desc
+        ) latest
+        -- A removed reaction stays as null, or an older one that comes late would bring it back.
+        where latest.at > coalesce((m.metadata -> 'reactions' -> latest.reactor ->> 'at')::timestamptz, '-infinity')
+      ))
+    where (m.organization_id, m.id) in (
+      select c.organization_id, t.contact_id
+      from unnest(changes) c
+      join unnest(targets) t on t.n = c.n
+      where c.kind = 'reaction'
+    );
+  end if;
+
+  return array(select t.n from unnest(targets) t);
+end;
+$$;
+comment on function private.apply_message_updates(private.inbound_event[]) is
+  'Applies statuses, edits, deletions and reactions to the messages they name, in an order-independent way; returns the n of those whose message is known.';
+
+create function private.apply_parked_message_updates(messages public.messages[])
+returns void
+language plpgsql
+volatile
+set search_path = ''
+as $$
+declare
+  changes private.inbound_event[];
+begin
+  with arrived as (
+    delete from private.parked_message_updates p
+    using unnest(messages) m
+    where p.organization_id = m.organization_id
+      and p.instance_id = m.instance_id
+      and p.whatsapp_message_id = m.whatsapp_message_id
+    returning p.change
+  )
+  select array_agg(a.change) into changes from arrived a;
+  if changes is not null then
+    perform private.apply_message_updates(changes);
+  end if;
+end;
+$$;
+comment on function private.apply_parked_message_updates(public.messages[]) is 'Whatever waited for these messages happens to them.';
+
+create function private.tg_messages__apply_parked_updates()
+returns trigger
+language plpgsql
+volatile
+security definer -- what waits is in "private"
+set search_path = ''
+as $$
+begin
+  if tg_op = 'UPDATE' then
+    perform private.apply_parked_message_updates(array[new]);
+  elsif exists (
+    select
+    from inserted i
+    join private.parked_message_updates p
+      on p.organization_id = i.organization_id
+      and p.instance_id = i.instance_id
+      and p.whatsapp_message_id = i.whatsapp_message_id
+  ) then
+    perform private.apply_parked_message_updates(array(select i::public.messages from inserted i));
+  end if;
+  return null;
+end;
+$$;
+comment on function private.tg_messages__apply_parked_updates() is
+  'Trigger: a message that arrives, or learns its WhatsApp id, takes the updates that came before it.';
+
+create trigger messages_900_apply_parked_updates
+  after insert on public.messages
+  referencing new table as inserted
+  for each statement execute function private.tg_messages__apply_parked_updates();
+create trigger messages_900_apply_parked_updates_when_sent
+  after update of whatsapp_message_id on public.messages
+  for each row when (old.whatsapp_message_id is null and new.whatsapp_message_id is not null)
+  execute function private.tg_messages__apply_parked_updates();
+
+-- Messages -------------------------------------------------------------------------------------------------------
+
+create function private.store_messages(events private.inbound_event[], contacts private.event_contact[])
+returns bigint[]
+language plpgsql
+volatile
+set search_path = ''
+as $$
+declare
+  fresh private.inbound_event[];
+  locked bigint;
+  wanted bigint;
+  started_at constant timestamptz := clock_timestamp();
+  stored bigint[];
+begin
+  fresh := array(
+    select first_of_its_id
+    from (
+      select distinct on (e.organization_id, e.instance_id, e.whatsapp_message_id) e as first_of_its_id
+      from unnest(events) e
+      where e.kind in ('message', 'echo', 'identity_change')
+        and not exists (
+          select
+          from public.messages m
+          where m.organization_id = e.organization_id
+            and m.instance_id = e.instance_id
+            and m.whatsapp_message_id = e.whatsapp_message_id
+        )
+      order by e.organization_id, e.instance_id, e.whatsapp_message_id, e.n
+    ) deduplicated
+  );
+  if cardinality(fresh) = 0 then
+    return '{}';
+  end if;
+
+  -- Someone may close a conversation between our finding it open and our locking it: then open another one.
+  loop
+    with chat as (
+      select distinct on (e.organization_id, e.instance_id, c.contact_id)
+        e.organization_id, e.instance_id, c.contact_id, e.whatsapp_chat_id
+      from unnest(fresh) e
+      join unnest(contacts) c on c.n = e.n
+      where private.opens_conversation(e)
+      order by e.organization_id, e.instance_id, c.contact_id, e.n desc
+    ), opened as (
+      insert into public.conversations (organization_id, instance_id, contact_id, whatsapp_chat_id)
+      select chat.organization_id, chat.instance_id, chat.contact_id, chat.whatsapp_chat_id
+      from chat
+      where not exists (
+        select
+        from public.conversations v
+        where v.organization_id = chat.organization_id
+          and v.instance_id = chat.instance_id
+          and v.contact_id = chat.contact_id
+          and v.is_open
+      )
+      on conflict (organization_id, instance_id, contact_id) where is_open do nothing
+      returning id
+    )
+    select count(*) into wanted from chat;
+
+    select count(*) into locked
+    from (
+      select v.id
+      from public.conversations v
+      where v.is_open
+        and (v.organization_id, v.instance_id, v.contact_id) in (
+          select e.organization_id, e.instance_id, c.contact_id
+          from unnest(fresh) e
+          join unnest(contacts) c on c.n = e.n
+          where private.opens_conversation(e)
+        )
+      order by v.organization_id, v.id
+      for no key update
+    ) open_conversation;
+    exit when locked = wanted;
+  end loop;
+
+  with new_message as (
+    insert into public.messages (
+      organization_id, id, conversation_id, contact_id, instance_id, direction, sender, message_type, content, media,
+      whatsapp_message_id, reply_to_whatsapp_message_id, status, error_code, error_message, sent_at, metadata
+    )
+    select
+      e.organization_id,
+      -- A microsecond apart, so that a batch reads in the provider's order.
+      private.uuid_v7(started_at + e.n * interval '1 microsecond'),
+      coalesce(named.conversation_id, current.id),
+      c.contact_id,
+      e.instance_id,
+      case e.kind when 'echo' then 'outbound' else 'inbound' end::public.message_direction,
+      case e.kind when 'echo' then 'human' when 'identity_change' then 'system' else 'contact' end::public.message_sender,
+      coalesce(e.message_type, 'text'),
+      e.content,
+      e.media,
+      e.whatsapp_message_id,
+      e.reply_to_whatsapp_message_id,
+      case e.kind when 'echo' then 'sent' else 'received' end::public.message_status,
+      e.error_code,
+      e.error_message,
+      e.at,
+      coalesce(e.metadata, '{}')
+    from unnest(fresh) e
+    join unnest(contacts) c on c.n = e.n
+    -- A reaction belongs where the message is that it names.
+    left join public.messages named
+      on e.message_type = 'reaction'
+      and named.organization_id = e.organization_id
+      and named.instance_id = e.instance_id
+      and named.whatsapp_message_id = e.reply_to_whatsapp_message_id
+    left join lateral (
+      select v.id
+      from public.conversations v
+      where v.organization_id = e.organization_id
+        and v.instance_id = e.instance_id
+        and v.contact_id = c.contact_id
+        and (v.is_open or e.kind = 'identity_change')
+      order by v.is_open desc, v.id desc
+      limit 1
+    ) current on true
+    where coalesce(named.conversation_id, current.id) is not null
+    order by e.n
+    on conflict on constraint messages_instance_id_whatsapp_message_id_key do nothing
+    returning organization_id, instance_id, whatsapp_message_id
+  )
+  select coalesce(array_agg(e.n), '{}') into stored
+  from new_message m
+  join unnest(fresh) e
+    on e.organization_id = m.organization_id
+    and e.instance_id = m.instance_id
+    and e.whatsapp_message_id = m.whatsapp_message_id;
+
+  -- Where to answer from now on: the id that the customer used last.
+  update public.conversations v
+  set whatsapp_chat_id = latest.whatsapp_chat_id
+  from (
+    select distinct on (e.organization_id, e.instance_id, c.contact_id)
+      e.organization_id, e.instance_id, c.contact_id, e.whatsapp_chat_id
+    from unnest(fresh) e
+    join unnest(contacts) c on c.n = e.n
+    where e.kind = 'message' and e.whatsapp_chat_id is not null
+    order by e.organization_id, e.instance_id, c.contact_id, e.n desc
+  ) latest
+  where v.organization_id = latest.organization_id
+    and v.instance_id = latest.instance_id
+    and v.contact_id = latest.contact_id
+    and v.is_open
+    and v.whatsapp_chat_id <> latest.whatsapp_chat_id;
+  return stored;
+end;
+$$;
+comment on function private.store_messages(private.inbound_event[], private.event_contact[]) is
+  'Stores the messages that are not there yet, each in its contact''s open conversation, opening one where there is none; returns the n of the stored ones. The contacts are locked by the caller.';
+
+create function private.opens_conversation(event private.inbound_event)
+returns boolean
+language plpgsql
+stable
+set search_path = ''
+as $$
+begin
+  -- News about a customer opens nothing; a reaction only if we do not know the message that it names.
+  return event.kind <> 'identity_change' and (
+    event.message_type <> 'reaction'
+    or not exists (
+      select
+      from public.messages m
+      where m.organization_id = event.organization_id
+        and m.instance_id = event.instance_id
+        and m.whatsapp_message_id = event.reply_to_whatsapp_message_id
+    )
+  );
+end;
+$$;
+comment on function private.opens_conversation(private.inbound_event) is 'Whether a message needs an open conversation.';
+
+-- News about customers ---------------------------------------------------------------------------------------------
+
+create function private.apply_identity_changes(events private.inbound_event[], contacts private.event_contact[])
+returns bigint
+language plpgsql
+volatile
+set search_path = ''
+as $$
+declare
+  moved bigint;
+begin
+  -- The old id is free from now on: the number may pass to another person.
+  delete from public.contact_identities i
+  using unnest(events) e
+  join unnest(contacts) c on c.n = e.n
+  cross join lateral jsonb_to_recordset(e.identities) as old_id (kind public.identity_kind, value text)
+  where e.kind = 'identity_change'
+    and i.organization_id = e.organization_id
+    and i.instance_id = e.instance_id
+    and i.contact_id = c.contact_id
+    and i.kind = old_id.kind
+    -- Also the old number's other spelling, without the ninth digit.
+    and (i.value = old_id.value or private.phone_from_provider_id(i.value) = e.phone_number)
+    and exists (
+      select
+      from jsonb_to_recordset(e.new_identities) as new_id (kind public.identity_kind, value text)
+      where new_id.kind = old_id.kind and new_id.value <> old_id.value
+    );
+
+  insert into public.contact_identities (organization_id, contact_id, instance_id, kind, value)
+  select distinct e.organization_id, c.contact_id, e.instance_id, w.kind, w.value
+  from unnest(events) e
+  join unnest(contacts) c on c.n = e.n
+  cross join lateral jsonb_to_recordset(e.new_identities) as w (kind public.identity_kind, value text)
+  where e.kind = 'identity_change'
+  on conflict on constraint contact_identities_instance_id_kind_value_key do nothing;
+  get diagnostics moved = row_count;
+
+  -- If another contact has the new number already, a person decides whether they are one: see merge_contacts.
+  update public.contacts p
+  set phone_number = latest.new_phone_number
+  from (
+    select distinct on (e.organization_id, c.contact_id) e.organization_id, c.contact_id, e.new_phone_number
+    from unnest(events) e
+    join unnest(contacts) c on c.n = e.n
+    where e.kind = 'identity_change' and e.new_phone_number is not null
+    order by e.organization_id, c.contact_id, e.n desc
+  ) latest
+  where p.organization_id = latest.organization_id
+    and p.id = latest.contact_id
+    and p.phone_number is distinct from latest.new_phone_number
+    and not exists (
+      select
+      from public.contacts other
+      where other.organization_id = latest.organization_id and other.phone_number = latest.new_phone_number
+    );
+  return moved;
+end;
+$$;
+comment on function private.apply_identity_changes(private.inbound_event[], private.event_contact[]) is
+  'A customer changed number or BSUID: the identity moves, the contact stays. Returns how many ids were new.';
+
+create function private.apply_preferences(events private.inbound_event[], contacts private.event_contact[])
+returns bigint
+language plpgsql
+volatile
+set search_path = ''
+as $$
+declare
+  changed bigint;
+begin
+  update public.contacts p
+  set opted_out_at = case latest.value when 'stop' then latest.at end,
+      opted_in_at = case latest.value when 'resume' then latest.at else p.opted_in_at end
+  from (
+    select distinct on (e.organization_id, c.contact_id) e.organization_id, c.contact_id, e.value, e.at
+    from unnest(events) e
+    join unnest(contacts) c on c.n = e.n
+    where e.kind = 'preference' and e.value in ('stop', 'resume')
+    order by e.organization_id, c.contact_id, e.at desc
+  ) latest
+  where p.organization_id = latest.organization_id
+    and p.id = latest.contact_id
+    and latest.at > coalesce(greatest(p.opted_in_at, p.opted_out_at), '-infinity');
+  get diagnostics changed = row_count;
+  return changed;
+end;
+$$;
+comment on function private.apply_preferences(private.inbound_event[], private.event_contact[]) is
+  'A customer stopped or resumed marketing: the latest word holds.';
+
+-- ingest_webhook ---------------------------------------------------------------------------------------------------
+
+create function private.ingest_webhook(
+  provider public.whatsapp_provider,
+  app_key text,
+  headers jsonb,
+  signature text,
+  parts jsonb
+)
+returns jsonb
+language plpgsql
+volatile
+security definer -- the one door through which deliveries come in
+set search_path = ''
+as $$
+declare
+  app private.meta_apps;
+  unrouted bigint;
+  unknown bigint;
+  events private.inbound_event[];
+  contacts private.event_contact[];
+  newcomers private.inbound_event[];
+  stored bigint[];
+  changes private.inbound_event[];
+  known_changes bigint[];
+  parked bigint := 0;
+  news bigint := 0;
+begin
+  select a.* into app from private.meta_apps a where a.app_key = ingest_webhook.app_key;
+  if not found then
+    perform private.raise_error('BL102', 'app_not_found', 'There is no such Meta app');
+  end if;
+
+  -- The raw delivery, part by part. A number counts only under the app whose secret signed.
+  with part as materialized (
+    select
+      p.*,
+      i.id as instance_id,
+      coalesce(i.organization_id, case when p.external_id is null then app.organization_id end) as organization_id,
+      i.id is not null or p.external_id is null as is_ours
+    from rows from (
+      jsonb_to_recordset(parts) as (
+        external_id text, event_type text, payload jsonb, unknown int, error text, events jsonb
+      )
+    ) with ordinality as p (external_id, event_type, payload, unknown, error, events, ordinality)
+    left join public.whatsapp_instances i
+      on i.meta_app_key = app.app_key
+      and i.external_id = p.external_id
+      and i.status <> 'disconnected'
+  ), kept as (
+    insert into public.webhook_events (
+      organization_id, instance_id, provider, event_type, external_id, payload, headers, signature, unknown_count,
+      processed, processed_at, processing_error
+    )
+    select
+      p.organization_id, p.instance_id, ingest_webhook.provider, p.event_type, p.external_id, p.payload,
+      ingest_webhook.headers, ingest_webhook.signature, coalesce(p.unknown, 0),
+      p.is_ours, case when p.is_ours then now() end,
+      case when p.is_ours then p.error else 'number_not_registered' end
+    from part p
+  ), event as (
+    select
+      p.organization_id, p.instance_id, e.*, coalesce(e.sent_at, e.occurred_at) as at,
+      row_number() over (order by coalesce(e.sent_at, e.occurred_at), p.ordinality, e.ordinality) as n
+    from part p
+    cross join lateral rows from (
+      jsonb_to_recordset(p.events) as (
+        kind text, sent_at timestamptz, occurred_at timestamptz, whatsapp_message_id text, message_id uuid,
+        identities jsonb, phone_number text, profile_name text, whatsapp_chat_id text,
+        message_type public.message_type, content text, media jsonb, reply_to_whatsapp_message_id text,
+        status public.message_status, error_code text, error_message text,
+        new_identities jsonb, new_phone_number text, value text, metadata jsonb
+      )
+    ) with ordinality as e (
+      kind, sent_at, occurred_at, whatsapp_message_id, message_id, identities, phone_number, profile_name,
+      whatsapp_chat_id, message_type, content, media, reply_to_whatsapp_message_id, status, error_code,
+      error_message, new_identities, new_phone_number, value, metadata, ordinality
+    )
+    where p.instance_id is not null
+  )
+  select
+    (select count(*) from part where not is_ours),
+    (select coalesce(sum(part.unknown), 0) from part),
+    array(
+      select row(
+        e.n, e.organization_id, e.instance_id, e.kind, e.at, e.whatsapp_message_id, e.message_id,
+        coalesce(e.identities, '[]'), e.phone_number, e.profile_name, e.whatsapp_chat_id, e.message_type, e.content,
+        e.media, e.reply_to_whatsapp_message_id, e.status, e.error_code, e.error_message,
+        coalesce(e.new_identities, '[]'), e.new_phone_number, e.value, coalesce(e.metadata, '{}')
+      )::private.inbound_event
+      from event e
+    )
+  into unrouted, unknown, events;
+
+  -- Whose events these are. Only someone who says something becomes a contact.
+  contacts := private.match_contacts(events);
+  newcomers := array(
+    select e
+    from unnest(events) e
+    where e.kind in ('message', 'echo', 'preference')
+      and e.n not in (select c.n from unnest(contacts) c)
+      and jsonb_array_length(e.identities) > 0
+  );
+  if cardinality(newcomers) > 0 then
+    perform private.create_contacts(newcomers);
+    contacts := private.match_contacts(events);
+  end if;
+  perform
+  from public.contacts p
+  where (p.organization_id, p.id) in (
+    select e.organization_id, c.contact_id from unnest(events) e join unnest(contacts) c on c.n = e.n
+  )
+  order by p.organization_id, p.id
+  for no key update;
+  perform private.update_contacts(events, contacts);
+
+  stored := private.store_messages(events, contacts);
+  -- Rather no answer than a lost message: the provider delivers again, and someone sees the error.
+  if exists (
+    select
+    from unnest(events) e
+    where e.kind in ('message', 'echo')
+      and not exists (
+        select
+        from public.messages m
+        where m.organization_id = e.organization_id
+          and m.instance_id = e.instance_id
+          and m.whatsapp_message_id = e.whatsapp_message_id
+      )
+  ) then
+    perform private.raise_error('BL199', 'message_not_stored', 'A delivered message found no place');
+  end if;
+
+  -- What happens to messages: told directly, or by a reaction that is a message itself.
+  select array_agg(c) into changes
+  from (
+    select e from unnest(events) e where e.kind in ('status', 'edit', 'revoke')
+    union all
+    select row(
+      e.n, e.organization_id, e.instance_id, 'reaction', e.at, e.reply_to_whatsapp_message_id, null, null, null, null,
+      null, null, e.content, null, null, null, null, null, null, null,
+      case e.kind when 'echo' then 'business' else c.contact_id::text end, null
+    )::private.inbound_event
+    from unnest(events) e
+    join unnest(contacts) c on c.n = e.n
+    where e.n = any (stored) and e.message_type = 'reaction' and e.reply_to_whatsapp_message_id is not null
+  ) change (c);
+  if changes is not null then
+    known_changes := private.apply_message_updates(changes);
+    insert into private.parked_message_updates (organization_id, instance_id, whatsapp_message_id, change)
+    select c.organization_id, c.instance_id, c.whatsapp_message_id, c
+    from unnest(changes) c
+    where c.n <> all (known_changes) and c.whatsapp_message_id is not null
+    on conflict do nothing;
+    get diagnostics parked = row_count;
+  end if;
+
+  if exists (select from unnest(events) e where e.kind in ('identity_change', 'preference')) then
+    news := private.apply_identity_changes(events, contacts) + private.apply_preferences(events, contacts);
+  end if;
+
+  -- To the minute, and only if nobody else is at it: the row is hot.
+  update public.whatsapp_instances i
+  set last_seen_at = now(),
+      status = case i.status when 'connecting' then 'connected' else i.status end
+  where (i.organization_id, i.id) in (
+    select t.organization_id, t.id
+    from public.whatsapp_instances t
+    where (t.organization_id, t.id) in (select e.organization_id, e.instance_id from unnest(events) e)
+      and (t.status = 'connecting' or t.last_seen_at is null or t.last_seen_at < now() - interval '1 minute')
+    for no key update skip locked
+  );
+
+  return jsonb_build_object(
+    'events', cardinality(events),
+    'messages', cardinality(stored),
+    'duplicates', (
+      select count(*) from unnest(events) e where e.kind in ('message', 'echo') and e.n <> all (stored)
+    ),
+    'statuses', (select count(*) from unnest(changes) c where c.kind = 'status' and c.n = any (known_changes)),
+    'updates', news + (select count(*) from unnest(changes) c where c.kind <> 'status' and c.n = any (known_changes)),
+    'parked', parked,
+    'unrouted', unrouted,
+    'unknown', unknown
+  );
+end;
+$$;
+comment on function private.ingest_webhook(public.whatsapp_provider, text, jsonb, text, jsonb) is 'See public.ingest_webhook().';
+grant execute on function private.ingest_webhook(public.whatsapp_provider, text, jsonb, text, jsonb) to service_role;
+
+create function public.ingest_webhook(
+  provider public.whatsapp_provider,
+  app_key text,
+  headers jsonb,
+  signature text,
+  parts jsonb
+)
+returns jsonb
+language plpgsql
+volatile
+set search_path = ''
+as $$
+begin
+  return private.ingest_webhook(provider, app_key, headers, signature, parts);
+end;
+$$;
+comment on function public.ingest_webhook(public.whatsapp_provider, text, jsonb, text, jsonb) is
+  'For the function whatsapp-webhook: one verified delivery in one transaction. parts: [{external_id, event_type, payload, unknown, error, events}], one per number (shapes: functions/whatsapp-webhook/inbound.ts). Answers counts {events, messages, duplicates, statuses, updates, parked, unrouted, unknown}. Errors: app_not_found.';
+grant execute on function public.ingest_webhook(public.whatsapp_provider, text, jsonb, text, jsonb) to service_role;
