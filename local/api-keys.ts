@@ -21,7 +21,10 @@ const LEGACY_EXPIRES_AT = LEGACY_ISSUED_AT + 10 * 365 * 24 * 3600
 
 export function apiKeys(secrets: Secrets): ApiKeys {
   const legacy = (role: string) =>
-    signJwt({ iss: 'supabase', ref: 'balcao', role, iat: LEGACY_ISSUED_AT, exp: LEGACY_EXPIRES_AT }, secrets.jwtSecret)
+    signJwt(
+      { iss: 'supabase', ref: 'balcao', role, iat: LEGACY_ISSUED_AT, exp: LEGACY_EXPIRES_AT },
+      secrets.jwtSecret,
+    )
   return {
     publishable: secrets.publishableKey,
     secret: secrets.secretKey,
@@ -58,7 +61,10 @@ export function keyChecker(keys: ApiKeys) {
     const bearer = bearerOf(authorization)
     if (bearer === null || bearer === apikey) return { role, bearer: null }
     if (bearer.startsWith('sb_')) {
-      return refusal('Invalid API key', 'An opaque key in the Authorization header must be the one in `apikey`.')
+      return refusal(
+        'Invalid API key',
+        'An opaque key in the Authorization header must be the one in `apikey`.',
+      )
     }
     return { role, bearer }
   }

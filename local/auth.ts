@@ -7,7 +7,7 @@ import { getRequestListener } from '@hono/node-server'
 import { App } from '@supabase/lite'
 import { createPostgresConnection } from '@supabase/lite/postgres'
 import type { Secrets } from './data-directory.ts'
-import { installAuthFunctions, type DatabaseUrls } from './database.ts'
+import { type DatabaseUrls, installAuthFunctions } from './database.ts'
 
 export interface AuthServer {
   listener: (request: IncomingMessage, response: ServerResponse) => void

@@ -3,7 +3,7 @@
 import { randomBytes } from 'node:crypto'
 import { linkSync, readFileSync, renameSync, rmSync, unlinkSync, writeFileSync } from 'node:fs'
 import { chmod, mkdir, open, readFile } from 'node:fs/promises'
-import { join } from 'node:path'
+import { join, resolve } from 'node:path'
 import { z } from 'zod'
 import { Failure, hasCode, messageOf } from './failure.ts'
 import { identityOf, isAlive, type ProcessRecord } from './processes.ts'
@@ -37,6 +37,10 @@ export type Secrets = z.infer<typeof secrets>
 export class DataDirectory {
   private constructor(readonly path: string) {}
 
+  static at(path: string): DataDirectory {
+    return new DataDirectory(resolve(path))
+  }
+
   static async open(path: string): Promise<DataDirectory> {
     try {
       await mkdir(path, { recursive: true })
@@ -45,11 +49,15 @@ export class DataDirectory {
     } catch (error) {
       throw new Failure(`The data directory ${path} cannot be used: ${messageOf(error)}`)
     }
-    return new DataDirectory(path)
+    return DataDirectory.at(path)
   }
 
   get statePath(): string {
     return join(this.path, 'stack.json')
+  }
+
+  get secretsPath(): string {
+    return join(this.path, 'secrets.json')
   }
 
   get cluster(): string {
@@ -91,7 +99,9 @@ export class DataDirectory {
         unlinkSync(candidate)
         return { left }
       } catch (error) {
-        if (!hasCode(error, 'EEXIST')) throw new Failure(`${this.statePath} cannot be written: ${messageOf(error)}`)
+        if (!hasCode(error, 'EEXIST')) {
+          throw new Failure(`${this.statePath} cannot be written: ${messageOf(error)}`)
+        }
       }
       const owner = this.readState()
       if (owner !== null && isAlive(owner)) {
@@ -131,7 +141,7 @@ export class DataDirectory {
   }
 
   async secrets(): Promise<Secrets> {
-    const path = join(this.path, 'secrets.json')
+    const path = this.secretsPath
     try {
       return secrets.parse(JSON.parse(await readFile(path, 'utf8')))
     } catch (error) {
@@ -148,7 +158,7 @@ export class DataDirectory {
 
   /** The secrets of a directory that has been started before, without making any. */
   async existingSecrets(): Promise<Secrets> {
-    return secrets.parse(JSON.parse(await readFile(join(this.path, 'secrets.json'), 'utf8')))
+    return secrets.parse(JSON.parse(await readFile(this.secretsPath, 'utf8')))
   }
 }
 

@@ -22,7 +22,9 @@ export function urlsFor(admin: string, secrets: Secrets, socketDir?: string): Da
     url.password = password
     if (throughSocket && socketDir !== undefined) {
       const port = url.port
-      return `postgresql://${user}:${password}@/${url.pathname.slice(1)}?host=${encodeURIComponent(socketDir)}&port=${port}`
+      return `postgresql://${user}:${password}@/${url.pathname.slice(1)}?host=${
+        encodeURIComponent(socketDir)
+      }&port=${port}`
     }
     return url.href
   }
@@ -43,7 +45,9 @@ export async function assertDisposable(url: string): Promise<void> {
     throw new Failure('BALCAO_DB_URL is not a URL (postgresql://user:password@host:port/database).')
   }
   if (/\.supabase\.(co|com|net|red)$/.test(parsed.hostname)) {
-    throw new Failure('BALCAO_DB_URL names a hosted Supabase project; the local stack takes a disposable Postgres only.')
+    throw new Failure(
+      'BALCAO_DB_URL names a hosted Supabase project; the local stack takes a disposable Postgres only.',
+    )
   }
   await withSql(url, async (sql) => {
     const [user] = await sql<{ rolname: string; rolsuper: boolean }[]>`
@@ -56,7 +60,9 @@ export async function assertDisposable(url: string): Promise<void> {
     const [managed] = await sql`
       select from pg_roles where rolname in ('supabase_storage_admin', 'supabase_realtime_admin', 'cli_login_postgres')`
     if (managed !== undefined) {
-      throw new Failure('BALCAO_DB_URL names a database of the Supabase platform; the local stack takes a disposable one.')
+      throw new Failure(
+        'BALCAO_DB_URL names a database of the Supabase platform; the local stack takes a disposable one.',
+      )
     }
   })
 }

@@ -22,6 +22,8 @@ function port(env: NodeJS.ProcessEnv, name: string, otherwise: number): number {
   const text = env[name]
   if (!text) return otherwise
   const value = Number(text)
-  if (!Number.isInteger(value) || value < 0 || value > 65535) throw new Failure(`${name}=${text} is not a port.`)
+  if (!Number.isInteger(value) || value < 0 || value > 65535) {
+    throw new Failure(`${name}=${text} is not a port.`)
+  }
   return value
 }

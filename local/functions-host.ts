@@ -5,7 +5,7 @@
 
 type Handler = (request: Request, info: Deno.ServeHandlerInfo<Deno.NetAddr>) => Response | Promise<Response>
 
-const [socketPath = '', listed = '[]'] = Deno.args
+const [portFile = '', listed = '[]'] = Deno.args
 const functions: { name: string; entrypoint: string }[] = JSON.parse(listed)
 const background = new Set<Promise<unknown>>()
 const handlers = new Map<string, Handler | null>()
@@ -22,7 +22,9 @@ Object.assign(globalThis, {
   EdgeRuntime: {
     /** Lets work outlive its response; what fails in it is logged, nobody else would hear of it. */
     waitUntil(work: Promise<unknown>): void {
-      const kept = Promise.resolve(work).catch((error) => log('error', 'background work failed', { error: describe(error) }))
+      const kept = Promise.resolve(work).catch((error) =>
+        log('error', 'background work failed', { error: describe(error) })
+      )
       background.add(kept)
       void kept.then(() => background.delete(kept))
     },
@@ -39,7 +41,13 @@ Object.defineProperty(Deno, 'serve', {
       if (typeof arg === 'function') captured = arg as Handler
       else if (typeof arg === 'object' && arg !== null && 'handler' in arg) captured = arg.handler as Handler
     }
-    return { finished, addr: { transport: 'tcp', hostname: '127.0.0.1', port: 0 }, ref() {}, unref() {}, shutdown: () => Promise.resolve() }
+    return {
+      finished,
+      addr: { transport: 'tcp', hostname: '127.0.0.1', port: 0 },
+      ref() {},
+      unref() {},
+      shutdown: () => Promise.resolve(),
+    }
   },
 })
 
@@ -77,15 +85,14 @@ globalThis.addEventListener('unhandledrejection', (event) => {
   log('error', 'unhandled rejection', { error: describe(event.reason) })
 })
 
-await Deno.remove(socketPath).catch(() => undefined)
 const server = serve({
-  path: socketPath,
-  onListen: () => log('info', 'functions ready', { functions: [...handlers.keys()] }),
-  handler: (request: Request) =>
-    route(request, {
-      remoteAddr: { transport: 'tcp', hostname: request.headers.get('x-real-ip') ?? '127.0.0.1', port: 0 },
-      completed: Promise.resolve(),
-    }),
+  hostname: '127.0.0.1',
+  port: 0,
+  onListen: ({ port }) => {
+    log('info', 'functions ready', { functions: [...handlers.keys()] })
+    Deno.writeTextFileSync(portFile, String(port))
+  },
+  handler: route,
 })
 
 let closing = false

@@ -1,9 +1,8 @@
 // The edge functions: one Deno process serves every function that supabase/config.toml names.
 
-import { existsSync } from 'node:fs'
+import { existsSync, readFileSync, rmSync } from 'node:fs'
 import { readFile } from 'node:fs/promises'
 import { createRequire } from 'node:module'
-import { request } from 'node:http'
 import { dirname, join, resolve } from 'node:path'
 import { fileURLToPath } from 'node:url'
 import { parse } from 'smol-toml'
@@ -11,13 +10,17 @@ import { z } from 'zod'
 import type { ApiKeys } from './api-keys.ts'
 import type { DataDirectory, Secrets } from './data-directory.ts'
 import { Failure, messageOf } from './failure.ts'
-import { Service, until, type ProcessTable } from './processes.ts'
+import { type ProcessTable, Service, until } from './processes.ts'
 
 const config = z.object({
   functions: z
     .record(
       z.string(),
-      z.object({ enabled: z.boolean().default(true), verify_jwt: z.boolean().default(true), entrypoint: z.string().optional() }),
+      z.object({
+        enabled: z.boolean().default(true),
+        verify_jwt: z.boolean().default(true),
+        entrypoint: z.string().optional(),
+      }),
     )
     .default({}),
 })
@@ -47,74 +50,90 @@ export async function configuredFunctions(projectDir: string): Promise<EdgeFunct
 }
 
 export function functionsService(
-  { data, table, projectDir, functions, keys, secrets, apiUrl, databaseUrl, environment, socketPath, gaveUp }: {
+  { data, table, projectDir, functions, keys, secrets, apiUrl, databaseUrl, environment, portFile, gaveUp }: {
     data: DataDirectory
     table: ProcessTable
     projectDir: string
     functions: EdgeFunction[]
     keys: ApiKeys
     secrets: Secrets
-    apiUrl: () => string
+    apiUrl: string
     databaseUrl: string
     environment: Record<string, string>
-    socketPath: string
+    /** Deno takes a free port and writes it here. */
+    portFile: string
     gaveUp: (failure: Failure) => void
   },
-): Service {
+): { service: Service; port: () => number | null } {
+  let port: number | null = null
   const host = fileURLToPath(new URL('functions-host.ts', import.meta.url))
   const root = dirname(dirname(host))
   const file = denoBinary()
   const listed = functions.map(({ name, entrypoint }) => ({ name, entrypoint }))
-  return new Service('functions', {
+  const service = new Service('functions', {
     table,
     logFile: data.log('functions'),
-    command: () => ({
-      name: 'functions',
-      file,
-      args: [
-        ...['run', '--quiet', '--no-prompt', '--no-check', '--no-remote', '--cached-only'],
-        ...['--config', join(projectDir, 'functions', 'deno.json'), '--no-lock'],
-        // They may call other servers, read their own code and environment, and use our socket. Nothing else.
-        ...['--allow-net', '--allow-env', `--allow-read=${projectDir},${root},${dirname(socketPath)}`],
-        `--allow-write=${dirname(socketPath)}`,
-        ...[host, socketPath, JSON.stringify(listed)],
-      ],
-      cwd: projectDir,
-      env: {
-        DENO_DIR: join(data.path, 'deno'),
-        DENO_NO_UPDATE_CHECK: '1',
-        NO_COLOR: '1',
-        TZ: 'UTC',
-        SUPABASE_URL: apiUrl(),
-        SUPABASE_DB_URL: databaseUrl,
-        SUPABASE_PUBLISHABLE_KEYS: JSON.stringify({ default: keys.publishable }),
-        SUPABASE_SECRET_KEYS: JSON.stringify({ default: keys.secret }),
-        SUPABASE_ANON_KEY: keys.anon,
-        SUPABASE_SERVICE_ROLE_KEY: keys.serviceRole,
-        BALCAO_ENCRYPTION_KEYS: secrets.encryptionKeys,
-        ...environment,
-      },
-    }),
-    ready: (signal) => until(() => answers(socketPath), { signal, timeout: 60_000, what: 'The edge functions' }),
+    command: () => {
+      port = null
+      rmSync(portFile, { force: true })
+      return {
+        name: 'functions',
+        file,
+        args: [
+          ...['run', '--quiet', '--no-prompt', '--no-check', '--no-remote', '--cached-only'],
+          ...['--config', join(projectDir, 'functions', 'deno.json'), '--no-lock'],
+          // They may use the network, and read their own code and environment. Nothing else.
+          ...[
+            '--allow-net',
+            '--allow-env',
+            `--allow-read=${projectDir},${root}`,
+            `--allow-write=${portFile}`,
+          ],
+          ...[host, portFile, JSON.stringify(listed)],
+        ],
+        cwd: projectDir,
+        env: {
+          DENO_DIR: join(data.path, 'deno'),
+          DENO_NO_UPDATE_CHECK: '1',
+          NO_COLOR: '1',
+          TZ: 'UTC',
+          SUPABASE_URL: apiUrl,
+          SUPABASE_DB_URL: databaseUrl,
+          SUPABASE_PUBLISHABLE_KEYS: JSON.stringify({ default: keys.publishable }),
+          SUPABASE_SECRET_KEYS: JSON.stringify({ default: keys.secret }),
+          SUPABASE_ANON_KEY: keys.anon,
+          SUPABASE_SERVICE_ROLE_KEY: keys.serviceRole,
+          BALCAO_ENCRYPTION_KEYS: secrets.encryptionKeys,
+          ...environment,
+        },
+      }
+    },
+    ready: (signal) =>
+      until(async () => (port = portIn(portFile)) !== null, {
+        signal,
+        timeout: 60_000,
+        what: 'The edge functions',
+      }),
     gaveUp,
   })
+  return { service, port: () => port }
 }
 
-function answers(socketPath: string): Promise<boolean> {
-  return new Promise((done, reject) => {
-    const probe = request({ socketPath, path: '/', timeout: 2000 }, (response) => {
-      response.resume()
-      done(true)
-    })
-    probe.once('error', reject)
-    probe.once('timeout', () => probe.destroy())
-    probe.end()
-  })
+/** The port that Deno listens on; null until it does. */
+function portIn(portFile: string): number | null {
+  try {
+    return Number(readFileSync(portFile, 'utf8')) || null
+  } catch {
+    return null
+  }
 }
 
 export function denoBinary(): string {
   const require = createRequire(import.meta.url)
-  const binary = join(dirname(require.resolve('deno/package.json')), process.platform === 'win32' ? 'deno.exe' : 'deno')
+  const binary = join(
+    dirname(require.resolve('deno/package.json')),
+    process.platform === 'win32' ? 'deno.exe' : 'deno',
+  )
   if (!existsSync(binary)) {
     throw new Failure('Deno is not unpacked: npm did not run its install script; run "npm rebuild deno".')
   }

@@ -2,8 +2,15 @@
 //
 // It is node:http on both sides and copies bytes as they come: a webhook's signature is over the raw body.
 
-import { Agent, createServer, request as send, type IncomingMessage, type OutgoingHttpHeaders, type ServerResponse } from 'node:http'
-import { holdsValidJwt, keyChecker, type ApiKeys } from './api-keys.ts'
+import {
+  Agent,
+  createServer,
+  type IncomingMessage,
+  type OutgoingHttpHeaders,
+  request as send,
+  type ServerResponse,
+} from 'node:http'
+import { type ApiKeys, holdsValidJwt, keyChecker } from './api-keys.ts'
 import type { AuthServer } from './auth.ts'
 import { Failure, hasCode, messageOf } from './failure.ts'
 import type { EdgeFunction } from './functions.ts'
@@ -12,7 +19,8 @@ export interface GatewayOptions {
   keys: ApiKeys
   jwtSecret: string
   restSocket: string
-  functionsSocket: string
+  /** Null while the functions are not running. */
+  functionsPort: () => number | null
   functions: EdgeFunction[]
   /** The page at "/". */
   index: () => string
@@ -26,21 +34,40 @@ export interface Gateway {
 }
 
 /** What kong's and the platform's CORS answer names. */
-const EXPOSED = 'Content-Encoding, Content-Location, Content-Range, Content-Type, Date, Location, Preference-Applied, Server, Transfer-Encoding, Range-Unit, sb-gateway-version, x-total-count, x-supabase-api-version'
+const EXPOSED =
+  'Content-Encoding, Content-Location, Content-Range, Content-Type, Date, Location, Preference-Applied, Server, Transfer-Encoding, Range-Unit, sb-gateway-version, x-total-count, x-supabase-api-version'
 const METHODS = 'GET,HEAD,PUT,PATCH,POST,DELETE,OPTIONS,TRACE,CONNECT'
-const DEFAULT_REQUEST_HEADERS = 'authorization, x-client-info, apikey, content-type, content-profile, accept-profile, prefer, range, x-supabase-api-version'
+const DEFAULT_REQUEST_HEADERS =
+  'authorization, x-client-info, apikey, content-type, content-profile, accept-profile, prefer, range, x-supabase-api-version'
+
+const NOT_RUNNING = 'The service is not running at the moment; try again.'
 
 /** Links of e-mails and of other identity providers, which cannot carry a key. */
 const OPEN_AUTH_PATHS = /^\/auth\/v1\/(?:verify|callback|authorize|\.well-known\/.*)$/
 
 /** They belong to one connection, not to the message. */
-const HOP_BY_HOP = new Set(['connection', 'keep-alive', 'proxy-authenticate', 'proxy-authorization', 'te', 'trailer', 'transfer-encoding', 'upgrade'])
+const HOP_BY_HOP = new Set([
+  'connection',
+  'keep-alive',
+  'proxy-authenticate',
+  'proxy-authorization',
+  'te',
+  'trailer',
+  'transfer-encoding',
+  'upgrade',
+])
 
 export async function startGateway(port: number, options: GatewayOptions): Promise<Gateway> {
   const { keys } = options
   const checkKey = keyChecker(keys)
   // Idle connections are dropped before the upstream drops them, so that none is used at the moment of its death.
-  const agent = new Agent({ keepAlive: true, maxSockets: 256, maxFreeSockets: 256, timeout: 10_000, scheduling: 'lifo' })
+  const agent = new Agent({
+    keepAlive: true,
+    maxSockets: 256,
+    maxFreeSockets: 256,
+    timeout: 10_000,
+    scheduling: 'lifo',
+  })
   const verifyJwt = new Map(options.functions.map((item) => [item.name, item.verifyJwt]))
   let auth: AuthServer | null = null
 
@@ -48,7 +75,9 @@ export async function startGateway(port: number, options: GatewayOptions): Promi
     const url = request.url ?? '/'
     const path = url.split('?', 1)[0] ?? '/'
     if (path === '/') return respond(response, 200, options.index(), 'text/plain; charset=utf-8')
-    if (path === '/rest/v1' || path.startsWith('/rest/v1/')) return rest(request, response, url.slice('/rest/v1'.length) || '/')
+    if (path === '/rest/v1' || path.startsWith('/rest/v1/')) {
+      return rest(request, response, url.slice('/rest/v1'.length) || '/')
+    }
     if (path.startsWith('/auth/v1/')) return authenticate(request, response, path)
     if (path.startsWith('/functions/v1/')) return invoke(request, response, url.slice('/functions/v1'.length))
     respondJson(response, 404, { message: `No route matches ${path}; "/" lists what is where.` })
@@ -59,7 +88,7 @@ export async function startGateway(port: number, options: GatewayOptions): Promi
     const caller = authorize(request, response)
     if (caller === null) return
     forward(request, response, {
-      socketPath: options.restSocket,
+      upstream: { socketPath: options.restSocket },
       target: target.startsWith('/') ? target : `/${target}`,
       authorization: `Bearer ${caller.bearer ?? (caller.role === 'anon' ? keys.anon : keys.serviceRole)}`,
       prefix: '/rest/v1',
@@ -74,7 +103,7 @@ export async function startGateway(port: number, options: GatewayOptions): Promi
       if (caller === null) return
       // The auth server knows the opaque keys only.
       const apikey = caller.role === 'anon' ? keys.publishable : keys.secret
-      setRawHeaders(request, { apikey, authorization: `Bearer ${caller.bearer ?? apikey}` })
+      replaceHeaders(request, { apikey, authorization: `Bearer ${caller.bearer ?? apikey}` })
     }
     if (auth === null) return respondJson(response, 503, { message: 'The auth server is starting.' })
     allowOrigin(response)
@@ -85,12 +114,21 @@ export async function startGateway(port: number, options: GatewayOptions): Promi
     const name = /^\/([^/?]*)/.exec(target)?.[1] ?? ''
     if (verifyJwt.get(name) === true && request.method !== 'OPTIONS') {
       const { authorization } = request.headers
-      if (authorization === undefined) return respondJson(response, 401, { code: 401, message: 'Missing authorization header' })
+      if (authorization === undefined) {
+        return respondJson(response, 401, { code: 401, message: 'Missing authorization header' })
+      }
       if (!holdsValidJwt(authorization, options.jwtSecret, Date.now() / 1000)) {
         return respondJson(response, 401, { code: 401, message: 'Invalid JWT' })
       }
     }
-    forward(request, response, { socketPath: options.functionsSocket, target, prefix: '/functions/v1', cors: false })
+    const port = options.functionsPort()
+    if (port === null) return respondJson(response, 503, { message: NOT_RUNNING })
+    forward(request, response, {
+      upstream: { host: '127.0.0.1', port },
+      target,
+      prefix: '/functions/v1',
+      cors: false,
+    })
   }
 
   /** Who calls; null when the request has been refused. */
@@ -106,8 +144,8 @@ export async function startGateway(port: number, options: GatewayOptions): Promi
   function forward(
     request: IncomingMessage,
     response: ServerResponse,
-    { socketPath, target, authorization, prefix, cors }: {
-      socketPath: string
+    { upstream: address, target, authorization, prefix, cors }: {
+      upstream: { socketPath: string } | { host: string; port: number }
       target: string
       authorization?: string
       prefix: string
@@ -116,7 +154,14 @@ export async function startGateway(port: number, options: GatewayOptions): Promi
   ): void {
     const headers = onward(request, prefix)
     if (authorization !== undefined) headers.authorization = authorization
-    const upstream = send({ agent, socketPath, method: request.method, path: target, headers, setHost: false }, (answer) => {
+    const upstream = send({
+      ...address,
+      agent,
+      method: request.method,
+      path: target,
+      headers,
+      setHost: false,
+    }, (answer) => {
       response.writeHead(answer.statusCode ?? 502, answer.statusMessage, backward(answer, cors))
       answer.pipe(response)
       // The upstream died in the middle of its answer: the client must not take half for the whole.
@@ -127,7 +172,7 @@ export async function startGateway(port: number, options: GatewayOptions): Promi
       if (cors) allowOrigin(response)
       const down = hasCode(error, 'ECONNREFUSED', 'ENOENT')
       respondJson(response, down ? 503 : 502, {
-        message: down ? 'The service is not running; try again.' : `The service broke off: ${messageOf(error)}`,
+        message: down ? NOT_RUNNING : `The service broke off: ${messageOf(error)}`,
       })
     })
     response.once('close', () => response.writableFinished || upstream.destroy())
@@ -159,13 +204,14 @@ export async function startGateway(port: number, options: GatewayOptions): Promi
   }
 }
 
-/** The auth server reads the raw headers. */
-function setRawHeaders(request: IncomingMessage, replacement: Record<string, string>): void {
+/** The auth server reads parsed and raw headers. */
+function replaceHeaders(request: IncomingMessage, replacement: Record<string, string>): void {
   const kept: string[] = []
   for (let index = 0; index < request.rawHeaders.length; index += 2) {
     const [name = '', value = ''] = request.rawHeaders.slice(index, index + 2)
     if (!(name.toLowerCase() in replacement)) kept.push(name, value)
   }
+  Object.assign(request.headers, replacement)
   request.rawHeaders = [...kept, ...Object.entries(replacement).flat()]
 }
 
@@ -177,7 +223,9 @@ function onward(request: IncomingMessage, prefix: string): OutgoingHttpHeaders {
   const client = request.socket.remoteAddress ?? ''
   const host = request.headers.host ?? '127.0.0.1'
   headers['x-real-ip'] = client
-  headers['x-forwarded-for'] = request.headers['x-forwarded-for'] === undefined ? client : `${String(request.headers['x-forwarded-for'])}, ${client}`
+  headers['x-forwarded-for'] = request.headers['x-forwarded-for'] === undefined
+    ? client
+    : `${String(request.headers['x-forwarded-for'])}, ${client}`
   headers['x-forwarded-proto'] ??= 'http'
   headers['x-forwarded-host'] ??= host
   headers['x-forwarded-port'] ??= String(request.socket.localPort ?? '')
@@ -206,7 +254,8 @@ function preflight(request: IncomingMessage, response: ServerResponse): boolean 
   response.writeHead(200, {
     ...corsHeaders,
     'access-control-allow-methods': METHODS,
-    'access-control-allow-headers': request.headers['access-control-request-headers'] ?? DEFAULT_REQUEST_HEADERS,
+    'access-control-allow-headers': request.headers['access-control-request-headers'] ??
+      DEFAULT_REQUEST_HEADERS,
     'access-control-max-age': '3600',
     'content-length': '0',
   })

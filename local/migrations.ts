@@ -12,7 +12,9 @@ export function supabaseCli(): string {
   const system = process.platform === 'win32' ? 'windows' : process.platform
   const suffix = process.platform === 'win32' ? '.exe' : ''
   const require = createRequire(import.meta.url)
-  for (const name of [`@supabase/cli-${system}-${process.arch}`, `@supabase/cli-${system}-${process.arch}-musl`]) {
+  for (
+    const name of [`@supabase/cli-${system}-${process.arch}`, `@supabase/cli-${system}-${process.arch}-musl`]
+  ) {
     try {
       const binary = join(dirname(require.resolve(`${name}/package.json`)), 'bin', `supabase${suffix}`)
       if (existsSync(binary)) return binary
@@ -51,7 +53,16 @@ export async function pushMigrations(
     {
       name: 'supabase-db-push',
       file: supabaseCli(),
-      args: ['db', 'push', '--yes', '--output-format', 'json', '--workdir', projectDir, `--remote=${databaseUrl}`],
+      args: [
+        'db',
+        'push',
+        '--yes',
+        '--output-format',
+        'json',
+        '--workdir',
+        projectDir,
+        `--remote=${databaseUrl}`,
+      ],
       env: cliEnvironment(home),
       cwd: projectDir,
     },
@@ -59,8 +70,11 @@ export async function pushMigrations(
   )
   if (code === 0) return
   const file = [...`${stdout}\n${stderr}`.matchAll(/Applying migration (\S+?\.sql)/g)].at(-1)?.[1]
-  const reason = failureIn(stdout) ?? failureIn(stderr) ?? stderr.trim() ?? `supabase db push ended with code ${code}`
-  throw new Failure(file === undefined ? `The migrations failed: ${reason}` : `Migration ${file} failed: ${reason}`)
+  const reason = failureIn(stdout) ?? failureIn(stderr) ?? stderr.trim() ??
+    `supabase db push ended with code ${code}`
+  throw new Failure(
+    file === undefined ? `The migrations failed: ${reason}` : `Migration ${file} failed: ${reason}`,
+  )
 }
 
 /** The message of the CLI's JSON answer, without the statement that it repeats in full. */
@@ -70,7 +84,9 @@ function failureIn(output: string): string | undefined {
       const answer: unknown = JSON.parse(line)
       if (typeof answer !== 'object' || answer === null || !('error' in answer)) continue
       const { error } = answer
-      if (typeof error === 'object' && error !== null && 'message' in error && typeof error.message === 'string') {
+      if (
+        typeof error === 'object' && error !== null && 'message' in error && typeof error.message === 'string'
+      ) {
         const [message, statement] = error.message.split('\n')
         return /^At statement/.test(statement ?? '') ? `${message} (${statement?.toLowerCase()})` : message
       }

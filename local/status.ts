@@ -1,0 +1,42 @@
+// npm run status [-- -o env|json|pretty]: what runs, where, and its keys. Exit code 1 when nothing does.
+
+import { parseArgs } from 'node:util'
+import { DataDirectory } from './data-directory.ts'
+import { dataDir } from './environment.ts'
+import { Failure } from './failure.ts'
+import { isAlive } from './processes.ts'
+import { statusVariables } from './stack.ts'
+
+const formats = {
+  env: (variables: Record<string, string>) =>
+    Object.entries(variables).map(([name, value]) => `${name}="${value}"`).join('\n'),
+  json: (variables: Record<string, string>) => JSON.stringify(variables, null, 2),
+  pretty: (variables: Record<string, string>) =>
+    Object.entries(variables).map(([name, value]) => `${name.padEnd(18)}${value}`).join('\n'),
+}
+
+try {
+  const { values } = parseArgs({ options: { output: { type: 'string', short: 'o', default: 'pretty' } } })
+  if (!isFormat(values.output)) {
+    throw new Failure(`-o takes ${Object.keys(formats).join(', ')}, not "${values.output}".`)
+  }
+  const data = DataDirectory.at(dataDir())
+  const state = data.readState()
+  if (state === null || !isAlive(state)) throw new Failure('Nothing runs here: npm start.')
+  if (state.status !== 'ready' || state.apiPort === null || state.databaseUrl === null) {
+    throw new Failure(`Balcão is still starting (process ${state.pid}).`)
+  }
+  const variables = statusVariables({
+    apiPort: state.apiPort,
+    databaseUrl: state.databaseUrl,
+    secrets: await data.existingSecrets(),
+  })
+  console.log(formats[values.output](variables))
+} catch (error) {
+  console.error(error instanceof Error ? error.message : error)
+  process.exitCode = 1
+}
+
+function isFormat(name: string): name is keyof typeof formats {
+  return Object.hasOwn(formats, name)
+}
