@@ -24,7 +24,7 @@ const LOOK_AGAIN_AFTER_MS = 1_000
 const CACHE_SIZE = 1_000
 
 const storedApp = z.object({
-  organization_id: z.uuid().nullable(),
+  organization_id: z.guid().nullable(),
   app_secret: z.string(),
   verify_token: z.string(),
 })

@@ -71,7 +71,9 @@ export function parse(payload: Record<string, unknown>, receivedAt: Date): Part[
     // An entry without changes is kept like a change that we do not understand.
     for (const change of isReadable ? changes : [undefined]) {
       const reading = readChange(change, receivedAt)
-      const key = reading.externalId === null ? `field ${reading.eventTypes.join()}` : `number ${reading.externalId}`
+      const key = reading.externalId === null
+        ? `field ${reading.eventTypes.join()}`
+        : `number ${reading.externalId}`
       const draft = drafts.get(key) ?? new Draft(reading.externalId)
       drafts.set(key, draft)
       draft.add(item, change, reading)

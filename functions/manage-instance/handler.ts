@@ -1,0 +1,207 @@
+// Connecting a WhatsApp number, rotating its secrets, disconnecting it. Secrets come in, are sealed here and never go
+// out again. A user's bearer token goes on to the Data API, where one function decides what its owner may do.
+import { encodeBase64Url } from 'deno-std/encoding/base64url.js'
+import { z } from 'zod'
+import { answering, type Notes } from '../_shared/answer.ts'
+import {
+  HttpError,
+  methodNotAllowed,
+  parseJson,
+  pathBelow,
+  readBytes,
+  requireJsonType,
+} from '../_shared/http.ts'
+import type { Log } from '../_shared/log.ts'
+import { type Rpc, RpcError } from '../_shared/rpc.ts'
+import { type Purpose, sameSecret, type SecretBox } from '../_shared/secrets.ts'
+import { checked, connectSchema, disconnectSchema, platformAppSchema, updateSchema } from './requests.ts'
+
+const BODY_LIMIT = 1024 * 1024
+
+// supabase-js in a browser asks first.
+const CORS_HEADERS = {
+  'access-control-allow-origin': '*',
+  'access-control-allow-headers': 'authorization, apikey, content-type, x-client-info',
+  'access-control-allow-methods': 'POST, PATCH, DELETE, OPTIONS',
+  'access-control-max-age': '86400',
+}
+
+export interface Dependencies {
+  /** With the secret key. */
+  platformRpc: Rpc
+  /** In the name of a user. */
+  userRpc: (bearer: string) => Rpc
+  /** Keys that prove a caller to be the platform. */
+  secretKeys: readonly string[]
+  secrets: SecretBox
+  /** Where Meta reaches the functions. */
+  publicUrl: string
+  log: Log
+}
+
+interface Caller {
+  isPlatform: boolean
+  rpc: Rpc
+}
+
+const instanceAnswer = z.object({ instance: z.looseObject({ id: z.guid() }), app_key: z.string() })
+const appAnswer = z.object({ app_key: z.string() })
+
+export function createHandler(
+  { platformRpc, userRpc, secretKeys, secrets, publicUrl, log }: Dependencies,
+): (request: Request) => Promise<Response> {
+  const handle = answering(async (request, notes) => {
+    const url = new URL(request.url)
+    const path = pathBelow('manage-instance', url).join('/')
+    if (path !== '' && path !== 'platform-app') throw new HttpError(404, 'not_found', 'There is nothing here')
+    if (request.method === 'OPTIONS') return new Response(null, { status: 204 })
+
+    const caller = await callerOf(request)
+    notes['caller'] = caller.isPlatform ? 'platform' : 'user'
+    if (path === 'platform-app') {
+      if (request.method !== 'POST') throw methodNotAllowed('POST, OPTIONS')
+      if (!caller.isPlatform) throw new HttpError(403, 'not_allowed', 'This needs the secret key')
+      return await registerPlatformApp(await jsonOf(request))
+    }
+    switch (request.method) {
+      case 'POST':
+        return await connect(caller, await jsonOf(request), notes)
+      case 'PATCH':
+        return await update(caller, await jsonOf(request), notes)
+      case 'DELETE': {
+        const query = Object.fromEntries(url.searchParams)
+        return await disconnect(caller, url.search === '' ? await jsonOf(request) : query, notes)
+      }
+      default:
+        throw methodNotAllowed('POST, PATCH, DELETE, OPTIONS')
+    }
+  }, log)
+
+  return async (request) => {
+    const response = await handle(request)
+    for (const [name, value] of Object.entries(CORS_HEADERS)) response.headers.set(name, value)
+    return response
+  }
+
+  async function connect(caller: Caller, body: unknown, notes: Notes): Promise<Response> {
+    const { organization_id, access_token, app_key = null, meta_app, ...number } = checked(
+      connectSchema,
+      body,
+    )
+    notes['organization_id'] = organization_id
+    const answer = await call(caller, 'connect_instance', {
+      organization_id,
+      instance_id: crypto.randomUUID(),
+      ...number,
+      access_token: await sealed(access_token, organization_id, 'instance.access_token'),
+      app_key,
+      meta_app: meta_app === undefined ? null : await newApp(meta_app, organization_id),
+    })
+    return describe(answer, notes, 201)
+  }
+
+  async function update(caller: Caller, body: unknown, notes: Notes): Promise<Response> {
+    const { organization_id, instance_id, name = null, phone_number = null, access_token, meta_app } =
+      checked(
+        updateSchema,
+        body,
+      )
+    notes['organization_id'] = organization_id
+    const answer = await call(caller, 'update_instance', {
+      organization_id,
+      instance_id,
+      name,
+      phone_number,
+      access_token: await sealed(access_token, organization_id, 'instance.access_token'),
+      app_secret: await sealed(meta_app?.app_secret, organization_id, 'meta_app.app_secret'),
+      verify_token: await sealed(meta_app?.verify_token, organization_id, 'meta_app.verify_token'),
+    })
+    return describe(answer, notes, 200)
+  }
+
+  async function disconnect(caller: Caller, body: unknown, notes: Notes): Promise<Response> {
+    const instance = checked(disconnectSchema, body)
+    notes['organization_id'] = instance.organization_id
+    return describe(await call(caller, 'disconnect_instance', instance), notes, 200)
+  }
+
+  async function registerPlatformApp(body: unknown): Promise<Response> {
+    const app = await newApp(checked(platformAppSchema, body), null)
+    const { app_key } = appAnswer.parse(await platformRpc('register_platform_meta_app', app))
+    return Response.json({ app_key, webhook_url: webhookUrl(app_key) }, { status: 201 })
+  }
+
+  function describe(answer: unknown, notes: Notes, status: number): Response {
+    const { instance, app_key } = instanceAnswer.parse(answer)
+    notes['instance_id'] = instance.id
+    return Response.json({ instance, webhook_url: webhookUrl(app_key), app_key }, { status })
+  }
+
+  function webhookUrl(appKey: string): string {
+    return `${publicUrl}/functions/v1/whatsapp-webhook/meta/${appKey}`
+  }
+
+  /** The key in an app's address cannot be guessed: 128 random bits. */
+  async function newApp(app: { app_secret: string; verify_token: string }, organizationId: string | null) {
+    return {
+      app_key: encodeBase64Url(crypto.getRandomValues(new Uint8Array(16))),
+      app_secret: await sealed(app.app_secret, organizationId, 'meta_app.app_secret'),
+      verify_token: await sealed(app.verify_token, organizationId, 'meta_app.verify_token'),
+    }
+  }
+
+  /** Null stays "unchanged". */
+  async function sealed(secret: string | undefined, organizationId: string | null, purpose: Purpose) {
+    return secret === undefined ? null : await secrets.seal(secret, { organizationId, purpose })
+  }
+
+  async function callerOf(request: Request): Promise<Caller> {
+    const bearer = /^Bearer +(\S+)$/i.exec(request.headers.get('authorization') ?? '')?.[1]
+    for (const key of [request.headers.get('apikey'), bearer]) {
+      if (key && await isSecretKey(key)) return { isPlatform: true, rpc: platformRpc }
+    }
+    if (bearer === undefined) {
+      throw new HttpError(401, 'not_authenticated', "Send a user's access token as bearer, or the secret key")
+    }
+    return { isPlatform: false, rpc: userRpc(bearer) }
+  }
+
+  async function isSecretKey(key: string): Promise<boolean> {
+    const matches = await Promise.all(secretKeys.map((secretKey) => sameSecret(key, secretKey)))
+    return matches.includes(true)
+  }
+}
+
+async function jsonOf(request: Request): Promise<unknown> {
+  requireJsonType(request)
+  return parseJson(await readBytes(request, BODY_LIMIT))
+}
+
+/** Calls in the caller's name: what the database refuses, the caller is told. */
+async function call(caller: Caller, name: string, args: Record<string, unknown>): Promise<unknown> {
+  try {
+    return await caller.rpc(name, args)
+  } catch (error) {
+    throw error instanceof RpcError ? refusal(error, caller) ?? error : error
+  }
+}
+
+/** Null: it is not the caller's fault. */
+function refusal({ status, code, message, error }: RpcError, { isPlatform }: Caller): HttpError | null {
+  if (error !== null && code.startsWith('BL')) return new HttpError(statusOf(error), error, message)
+  if (isPlatform) return null
+  // Without execute right PostgREST answers 401 to anon and 403 to a user.
+  if (status === 401) {
+    return new HttpError(401, 'not_authenticated', 'The bearer token is not valid, or has expired')
+  }
+  if (status === 403) return new HttpError(403, 'not_allowed', 'Your role does not allow this')
+  return null
+}
+
+function statusOf(error: string): number {
+  if (error === 'not_authenticated') return 401
+  if (error === 'not_allowed') return 403
+  if (error.endsWith('_not_found')) return 404
+  if (error === 'instance_exists' || error === 'instance_disconnected') return 409
+  return 400
+}
