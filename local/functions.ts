@@ -109,7 +109,7 @@ export function functionsService(
       }
     },
     ready: (signal) =>
-      until(async () => (port = portIn(portFile)) !== null, {
+      until(() => (port = portIn(portFile)) !== null, {
         signal,
         timeout: 60_000,
         what: 'The edge functions',

@@ -274,13 +274,13 @@ function aborted(signal: AbortSignal): Promise<void> {
 
 /** Asks `answers` every few milliseconds until it says yes. */
 export async function until(
-  answers: () => Promise<boolean>,
+  answers: () => boolean | Promise<boolean>,
   { signal, timeout, what }: { signal: AbortSignal; timeout: number; what: string },
 ): Promise<void> {
   const deadline = Date.now() + timeout
   for (;;) {
     signal.throwIfAborted()
-    if (await answers().catch(() => false)) return
+    if (await Promise.resolve().then(answers).catch(() => false)) return
     if (Date.now() > deadline) throw new Failure(`${what} was not ready within ${timeout / 1000} s.`)
     await sleep(20, undefined, { signal }).catch(() => signal.throwIfAborted())
   }

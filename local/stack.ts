@@ -84,7 +84,7 @@ export async function startStack(options: StackOptions): Promise<Stack> {
   const hurry = options.hurry ?? new AbortController().signal
   const signal = options.signal ? AbortSignal.any([options.signal, breakOff.signal]) : breakOff.signal
   /** What to undo, in the order in which it was done. */
-  const undo: (() => Promise<void>)[] = [async () => data.release()]
+  const undo: (() => void | Promise<void>)[] = [() => data.release()]
   const stop = once(async () => {
     breakOff.abort(new Failure('The stack was stopped.'))
     for (const step of undo.toReversed()) await step()

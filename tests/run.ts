@@ -1,0 +1,309 @@
+// npm test: everything, on a fresh stack of its own. `npm test -- types lint` runs only the sections that it names.
+//
+// The last line is "N passed, N failed" over all assertions; the exit code says the same.
+
+import { existsSync } from 'node:fs'
+import { mkdtemp, readdir, readFile, rm, stat } from 'node:fs/promises'
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
+import { z } from 'zod'
+import { DataDirectory } from '../local/data-directory.ts'
+import { Failure, messageOf } from '../local/failure.ts'
+import { denoBinary } from '../local/functions.ts'
+import { cliEnvironment, supabaseCli } from '../local/migrations.ts'
+import { type Finished, isAlive, ProcessTable, stopOrphan } from '../local/processes.ts'
+import { PROJECT_DIR, type Stack, startStack } from '../local/stack.ts'
+import { checkFunctions, runDatabaseTests } from './support/pgtap.ts'
+import { indent, type Outcome, sum } from './support/report.ts'
+import { RUNNING_STACK } from './support/running-stack.ts'
+import { outcomeOfTap } from './support/tap.ts'
+
+interface Section {
+  /** False for what only some servers can do; it runs when it is named. */
+  byDefault: boolean
+  needsStack: boolean
+  run: (stack: () => Promise<Stack>) => Promise<Outcome>
+}
+
+const TEMPORARY = 'balcao-test-'
+const interrupted = new AbortController()
+const hurry = new AbortController()
+const processes = new ProcessTable(() => undefined)
+
+const sections: Record<string, Section> = {
+  types: { byDefault: true, needsStack: false, run: checkTypes },
+  lint: { byDefault: true, needsStack: false, run: lint },
+  functions: { byDefault: true, needsStack: false, run: testFunctions },
+  advisors: { byDefault: true, needsStack: true, run: async (stack) => await askAdvisors(await stack()) },
+  drift: { byDefault: true, needsStack: true, run: async (stack) => await checkDrift(await stack()) },
+  database: {
+    byDefault: true,
+    needsStack: true,
+    run: async (stack) => await runDatabaseTests(PROJECT_DIR, (await stack()).urls),
+  },
+  'plpgsql-check': {
+    byDefault: false,
+    needsStack: true,
+    run: async (stack) => await checkFunctions((await stack()).urls),
+  },
+  integration: {
+    byDefault: true,
+    needsStack: true,
+    run: async (stack) => await testIntegration(await stack()),
+  },
+}
+
+for (const signal of ['SIGINT', 'SIGTERM', 'SIGHUP'] as const) {
+  process.on(signal, () => {
+    if (interrupted.signal.aborted) hurry.abort()
+    interrupted.abort(new Failure('Interrupted.'))
+  })
+}
+async function main(names: string[]): Promise<number> {
+  const unknown = names.filter((name) => !Object.hasOwn(sections, name))
+  if (unknown.length > 0) {
+    console.error(`There is no section ${unknown.join(', ')}; there are ${Object.keys(sections).join(', ')}.`)
+    return 2
+  }
+  const chosen = Object.entries(sections).filter(([name, { byDefault }]) =>
+    names.length > 0 ? names.includes(name) : byDefault
+  )
+  await sweep()
+  const outcomes: Outcome[] = []
+  const stack = chosen.some(([, { needsStack }]) => needsStack) ? startTestStack() : null
+  // Whoever needs it will hear of its failure; until then it is nobody's.
+  stack?.ready.catch(() => undefined)
+  try {
+    for (const [name, { run }] of chosen) {
+      interrupted.signal.throwIfAborted()
+      outcomes.push(
+        await runSection(name, () => run(() => stack?.ready ?? Promise.reject(new Failure('No stack.')))),
+      )
+    }
+  } catch (error) {
+    console.error(messageOf(error))
+    if (!interrupted.signal.aborted) outcomes.push({ passed: 0, failures: [messageOf(error)] })
+  } finally {
+    await stack?.remove()
+  }
+  const { passed, failures } = sum(outcomes)
+  if (interrupted.signal.aborted) return 130
+  console.log(`\n${passed} passed, ${failures.length} failed`)
+  return failures.length === 0 ? 0 : 1
+}
+
+async function runSection(name: string, run: () => Promise<Outcome>): Promise<Outcome> {
+  const started = performance.now()
+  const outcome = await run().catch((error): Outcome => {
+    interrupted.signal.throwIfAborted()
+    return { passed: 0, failures: [error instanceof Failure ? error.message : String(error?.stack ?? error)] }
+  })
+  const seconds = ((performance.now() - started) / 1000).toFixed(1)
+  const { passed, failures } = outcome
+  console.log(
+    `${failures.length === 0 ? 'ok  ' : 'FAIL'} ${
+      name.padEnd(14)
+    } ${passed} passed, ${failures.length} failed  (${seconds} s)`,
+  )
+  for (const failure of failures) console.log(indent(failure))
+  return outcome
+}
+
+// The stack under test ------------------------------------------------------------------------------------------------
+
+function startTestStack(): { ready: Promise<Stack>; remove: () => Promise<void> } {
+  const directory = mkdtemp(join(tmpdir(), TEMPORARY))
+  const ready = directory.then((dataDir) =>
+    startStack({
+      dataDir,
+      apiPort: 0,
+      dbPort: 0,
+      databaseUrl: process.env.BALCAO_DB_URL || undefined,
+      signal: interrupted.signal,
+      hurry: hurry.signal,
+    })
+  )
+  return {
+    ready,
+    remove: async () => {
+      await ready.then((stack) => stack.stop(), () => undefined)
+      await rm(await directory, { recursive: true, force: true })
+    },
+  }
+}
+
+/** Removes what earlier runs left that were killed; what still lives is left alone. */
+async function sweep(): Promise<void> {
+  for (const name of (await readdir(tmpdir())).filter((entry) => entry.startsWith(TEMPORARY))) {
+    const path = join(tmpdir(), name)
+    const state = DataDirectory.at(path).readState()
+    if (state !== null && isAlive(state)) continue
+    // A run that has just made its folder has no state yet.
+    const age = Date.now() - await stat(path).then(({ mtimeMs }) => mtimeMs, () => Date.now())
+    if (state === null && age < 10 * 60_000) continue
+    await Promise.all((state?.processes ?? []).map(stopOrphan))
+    if (state?.runtimeDir) await rm(state.runtimeDir, { recursive: true, force: true })
+    await rm(path, { recursive: true, force: true }).catch(() => undefined)
+  }
+}
+
+// The sections --------------------------------------------------------------------------------------------------------
+
+async function checkTypes(): Promise<Outcome> {
+  return sum([
+    await tool('tsc', node('typescript/bin/tsc', '--noEmit', '--pretty', 'false')),
+    await tool(
+      'deno check',
+      deno('check', '--quiet', ...CONFIG, 'functions', 'tests/functions', 'local/functions-host.ts'),
+    ),
+  ])
+}
+
+async function lint(): Promise<Outcome> {
+  const migrations = (await readdir(join(PROJECT_DIR, 'supabase', 'migrations')))
+    .filter((name) => name.endsWith('.sql'))
+    .map((name) => join('supabase', 'migrations', name))
+  return sum([
+    await tool('deno lint', deno('lint', '--quiet', ...CONFIG, 'functions', 'tests/functions')),
+    await tool(
+      'deno lint',
+      deno(
+        'lint',
+        '--quiet',
+        '--no-config',
+        '--rules-exclude=no-process-global,no-node-globals',
+        'local',
+        'types',
+        'bench',
+        'tests/support',
+        'tests/integration',
+        'tests/run.ts',
+      ),
+    ),
+    await tool(
+      'squawk',
+      node('squawk-cli/js/bin/squawk', '--config', 'tests/squawk.toml', '--reporter', 'gcc', ...migrations),
+    ),
+  ])
+}
+
+async function testFunctions(): Promise<Outcome> {
+  const args = [
+    'test',
+    '--quiet',
+    '--no-check',
+    '--reporter=tap',
+    '--allow-env',
+    '--allow-read',
+    '--allow-net=127.0.0.1',
+  ]
+  const finished = await run(deno(...args, ...CONFIG, 'functions', 'tests/functions'))
+  const outcome = outcomeOfTap('deno test', finished.stdout)
+  if (finished.code !== 0 && outcome.failures.length === 0) {
+    outcome.failures.push(output('deno test', finished))
+  }
+  return outcome
+}
+
+async function askAdvisors({ urls, dataDir }: Stack): Promise<Outcome> {
+  return await tool('supabase db advisors', {
+    file: supabaseCli(),
+    args: ['db', 'advisors', '--level', 'warn', '--fail-on', 'warn', `--remote=${urls.database}`],
+    env: cliEnvironment(join(dataDir, 'cli')),
+  })
+}
+
+/** types/database.types.ts is what the migrations say. */
+async function checkDrift(stack: Stack): Promise<Outcome> {
+  return await tool('tests/types.ts', {
+    ...node('', '--import', 'tsx', 'tests/types.ts'),
+    env: { ...process.env, ...describe(stack) },
+  })
+}
+
+const vitestReport = z.object({
+  numPassedTests: z.int(),
+  testResults: z.array(z.object({
+    name: z.string(),
+    status: z.string(),
+    message: z.string().default(''),
+    assertionResults: z.array(z.object({
+      fullName: z.string(),
+      status: z.string(),
+      failureMessages: z.array(z.string()).nullish(),
+    })),
+  })),
+})
+
+async function testIntegration(stack: Stack): Promise<Outcome> {
+  const report = join(stack.dataDir, 'vitest.json')
+  const finished = await run({
+    ...node(
+      'vitest/vitest.mjs',
+      'run',
+      '--config',
+      'tests/vitest.config.ts',
+      '--reporter=json',
+      `--outputFile=${report}`,
+    ),
+    env: { ...process.env, ...describe(stack) },
+  })
+  if (!existsSync(report)) return { passed: 0, failures: [output('vitest', finished)] }
+  const { numPassedTests, testResults } = vitestReport.parse(JSON.parse(await readFile(report, 'utf8')))
+  const failures = testResults.flatMap(({ name, status, message, assertionResults }) => {
+    const file = name.replace(`${PROJECT_DIR}/`, '')
+    const failed = assertionResults
+      .filter((assertion) => assertion.status !== 'passed')
+      .map(({ fullName, status, failureMessages }) =>
+        [
+          `${file}: ${fullName}${status === 'failed' ? '' : ` (${status})`}`,
+          ...(failureMessages ?? []).map((text) => indent(text)),
+        ].join('\n')
+      )
+    // A file that does not load has no test that could fail.
+    return failed.length === 0 && status !== 'passed' ? [`${file}: ${message || status}`] : failed
+  })
+  if (finished.code !== 0 && failures.length === 0) failures.push(output('vitest', finished))
+  return { passed: numPassedTests, failures }
+}
+
+function describe({ urls, keys, dataDir }: Stack): Record<string, string> {
+  return { [RUNNING_STACK]: JSON.stringify({ urls, keys, dataDir }) }
+}
+
+// Tools ---------------------------------------------------------------------------------------------------------------
+
+interface Tool {
+  file: string
+  args: string[]
+  env?: NodeJS.ProcessEnv
+}
+
+const CONFIG = ['--config', 'functions/deno.json']
+
+function node(script: string, ...args: string[]): Tool {
+  return { file: process.execPath, args: script === '' ? args : [join('node_modules', script), ...args] }
+}
+
+function deno(...args: string[]): Tool {
+  return { file: denoBinary(), args, env: { ...process.env, DENO_NO_UPDATE_CHECK: '1', NO_COLOR: '1' } }
+}
+
+async function run({ file, args, env }: Tool): Promise<Finished> {
+  return await processes.run(
+    { name: args[0] ?? file, file, args, cwd: PROJECT_DIR, ...(env ? { env } : {}) },
+    interrupted.signal,
+  )
+}
+
+/** A tool that is content or is not: one assertion. */
+async function tool(name: string, command: Tool): Promise<Outcome> {
+  const finished = await run(command)
+  return finished.code === 0 ? { passed: 1, failures: [] } : { passed: 0, failures: [output(name, finished)] }
+}
+
+function output(name: string, { code, stdout, stderr }: Finished): string {
+  return [`${name} ended with code ${code}`, indent(`${stdout}\n${stderr}`.trim())].join('\n')
+}
+
+process.exitCode = await main(process.argv.slice(2))
