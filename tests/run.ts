@@ -196,6 +196,8 @@ async function testFunctions(): Promise<Outcome> {
     '--allow-env',
     '--allow-read',
     '--allow-net=127.0.0.1',
+    // A test starts a function without its environment.
+    `--allow-run=${denoBinary()}`,
   ]
   const finished = await run(deno(...args, ...CONFIG, 'functions', 'tests/functions'))
   const outcome = outcomeOfTap('deno test', finished.stdout)
