@@ -166,6 +166,7 @@ end;
 $$;
 comment on function private.canonical_phone_number(text) is
   'E.164 form of international digits, the Brazilian ninth digit added; null when they are no phone number.';
+grant execute on function private.canonical_phone_number(text) to authenticated, service_role;
 
 create function private.is_brazilian_area_code(area_code text)
 returns boolean
@@ -178,6 +179,7 @@ as $$
   select area_code ~ '^([14689][1-9]|2[12478]|3[1-578]|5[1345]|7[134579])$'
 $$;
 comment on function private.is_brazilian_area_code(text) is 'Whether the two digits are one of the 67 area codes (DDD) of Anatel''s numbering plan.';
+grant execute on function private.is_brazilian_area_code(text) to authenticated, service_role;
 
 create function private.phone_from_provider_id(provider_id text)
 returns text

@@ -121,9 +121,11 @@ volatile
 set search_path = ''
 as $$
 begin
-  if new.timezone is not null then
-    perform now() at time zone new.timezone;
+  -- Postgres also takes POSIX rules such as "X-99"; a name has an area and a place.
+  if new.timezone !~ '^(UTC|[A-Za-z_]+(/[A-Za-z0-9_+-]+)+)$' then
+    raise invalid_parameter_value;
   end if;
+  perform now() at time zone new.timezone;
   return new;
 exception when invalid_parameter_value then
   perform private.raise_error('BL004', 'invalid_timezone',
@@ -803,6 +805,7 @@ volatile
 security definer -- people have no INSERT on invitations: rank is checked here
 set search_path = ''
 as $$
+#variable_conflict use_column
 declare
   address constant text := lower(btrim(email));
   token constant text := translate(encode(extensions.gen_random_bytes(32), 'base64'), '+/=', '-_');

@@ -1,0 +1,205 @@
+-- access_matrix.csv says who may do what with which table; every cell is tried on the rows of two tenants.
+begin;
+-- What this story defines may run as anyone; rolled back with the rest.
+alter default privileges grant execute on functions to public;
+
+select tests.a_tenant('clinic');
+select tests.a_tenant('petshop');
+
+-- How each table is written to, where :org stands for a tenant. A unique or foreign key that refuses the row refuses
+-- it after the permission was given, so it counts as allowed.
+create temporary table attempts (table_name text primary key, inserting text, changing text);
+insert into attempts values
+  ('organizations', $$(id, name, slug, vertical) values (:org, 'x', 'x', 'clinic')$$, 'name = name'),
+  ('organization_settings', $$(organization_id) values (:org)$$, 'quiet_hours = quiet_hours'),
+  ('user_roles', $$(organization_id, user_id, role) values (:org, gen_random_uuid(), 'viewer')$$, 'role = role'),
+  ('profiles', $$(user_id) values (gen_random_uuid())$$, 'first_name = first_name'),
+  ('organization_invitations', $$(organization_id, email, role, token_hash) values (:org, 'a@b.example', 'viewer', '\x00')$$, 'role = role'),
+  ('locations', $$(organization_id, name, slug) values (:org, 'Filial', 'filial')$$, 'name = name'),
+  ('whatsapp_instances', $$(organization_id, provider, name, external_id) values (:org, 'evolution', 'x', 'x')$$, 'name = name'),
+  ('authorized_owner_numbers', $$(organization_id, phone_number) values (:org, '+5511900000099')$$, 'label = label'),
+  ('contacts', $$(organization_id, name) values (:org, 'x')$$, 'name = name'),
+  ('contact_identities', $$(organization_id, contact_id, instance_id, kind, value) values (:org, gen_random_uuid(), gen_random_uuid(), 'wa_id', 'x')$$, 'value = value'),
+  ('conversations', $$(organization_id, contact_id, instance_id, whatsapp_chat_id) values (:org, gen_random_uuid(), gen_random_uuid(), 'x')$$, 'metadata = metadata'),
+  ('messages', $$(organization_id, conversation_id, contact_id, instance_id, direction, sender, status) values (:org, gen_random_uuid(), gen_random_uuid(), gen_random_uuid(), 'inbound', 'contact', 'received')$$, 'content = content'),
+  ('webhook_events', $$(organization_id, provider, event_type, payload) values (:org, 'meta_cloud', 'x', '{}')$$, 'processed = processed'),
+  ('meta_apps', $$(organization_id, app_key, app_secret, verify_token) values (:org, 'a', 'b', 'c')$$, 'app_key = app_key'),
+  ('instance_secrets', $$(organization_id, instance_id) values (:org, gen_random_uuid())$$, 'access_token = access_token'),
+  ('parked_message_updates', $$(organization_id, instance_id, whatsapp_message_id, change) values (:org, gen_random_uuid(), 'x', null)$$, 'change = change');
+grant select on attempts to anon, authenticated, service_role;
+
+create function pg_temp.relation(table_name text)
+returns text
+language sql
+as $$
+  select format('%I.%I', n.nspname, c.relname)
+  from pg_catalog.pg_class c
+  join pg_catalog.pg_namespace n on n.oid = c.relnamespace
+  where c.relname = table_name and n.nspname in ('public', 'private') and c.relkind in ('r', 'p')
+$$;
+
+-- The condition that picks a tenant's rows of a table.
+create function pg_temp.rows_of(table_name text, tenant text)
+returns text
+language sql
+as $$
+  select case table_name
+    when 'organizations' then format('id = %L', tests.the(tenant, 'organization_id'))
+    when 'profiles' then format('user_id in (%s)', (
+      select string_agg(quote_literal(p.user_id), ', ')
+      from tests.tenants t
+      cross join lateral (values (t.owner_id), (t.admin_id), (t.attendant_id), (t.viewer_id)) p (user_id)
+      where t.name = tenant))
+    else format('organization_id = %L', tests.the(tenant, 'organization_id'))
+  end
+$$;
+
+create function pg_temp.become(persona text)
+returns void
+language plpgsql
+as $$
+begin
+  case persona
+    when 'anon' then perform tests.authenticate_as_anon();
+    when 'service_role' then perform tests.authenticate_as_service();
+    when 'stranger' then perform tests.authenticate_as(gen_random_uuid());
+    when 'other_owner' then perform tests.authenticate_as(tests.the('petshop', 'owner_id'));
+    else perform tests.authenticate_as(tests.the('clinic', persona || '_id'));
+  end case;
+end;
+$$;
+
+-- Rows that the statement touches, -1 when permission is denied. Nothing stays.
+create function pg_temp.touched(statement text)
+returns bigint
+language plpgsql
+as $$
+declare
+  n bigint;
+begin
+  execute statement;
+  get diagnostics n = row_count;
+  raise exception sqlstate 'UNDO0';
+exception
+  when sqlstate 'UNDO0' then return n;
+  when insufficient_privilege then return -1;
+  when unique_violation or foreign_key_violation or check_violation or not_null_violation then return 1;
+end;
+$$;
+
+create function pg_temp.seen(table_name text, tenant text)
+returns bigint
+language plpgsql
+as $$
+declare
+  n bigint;
+begin
+  execute format('select count(*) from %s where %s', pg_temp.relation(table_name), pg_temp.rows_of(table_name, tenant))
+    into n;
+  return n;
+exception when insufficient_privilege then
+  return -1;
+end;
+$$;
+
+create function pg_temp.verdict(in_clinic bigint, in_petshop bigint, persona text)
+returns text
+language sql
+as $$
+  select case
+    when in_clinic = -1 then 'denied'
+    when in_clinic = 0 and (in_petshop <= 0 or persona = 'other_owner') then 'none'
+    when in_clinic > 0 and in_petshop > 0 then 'all'
+    when in_clinic = 1 and in_petshop <= 0 then 'one'
+    when in_clinic > 0 and in_petshop <= 0 then 'own'
+    else 'LEAK'
+  end
+$$;
+
+create function pg_temp.observed(table_name text, persona text, command text)
+returns text
+language plpgsql
+as $$
+declare
+  attempt attempts;
+  clinic bigint;
+  petshop bigint;
+begin
+  select * into attempt from attempts a where a.table_name = observed.table_name;
+  perform pg_temp.become(persona);
+  case command
+    when 'select' then
+      clinic := pg_temp.seen(table_name, 'clinic');
+      petshop := pg_temp.seen(table_name, 'petshop');
+    when 'insert' then
+      clinic := pg_temp.touched(format('insert into %s %s', pg_temp.relation(table_name),
+        replace(attempt.inserting, ':org', quote_literal(tests.the('clinic', 'organization_id')) || '::uuid')));
+      petshop := pg_temp.touched(format('insert into %s %s', pg_temp.relation(table_name),
+        replace(attempt.inserting, ':org', quote_literal(tests.the('petshop', 'organization_id')) || '::uuid')));
+    when 'update' then
+      clinic := pg_temp.touched(format('update %s set %s where %s', pg_temp.relation(table_name), attempt.changing,
+        pg_temp.rows_of(table_name, 'clinic')));
+      petshop := pg_temp.touched(format('update %s set %s where %s', pg_temp.relation(table_name), attempt.changing,
+        pg_temp.rows_of(table_name, 'petshop')));
+    when 'delete' then
+      clinic := pg_temp.touched(format('delete from %s where %s', pg_temp.relation(table_name),
+        pg_temp.rows_of(table_name, 'clinic') || case table_name when 'contacts' then ' and name = ''Ninguém''' else '' end));
+      petshop := pg_temp.touched(format('delete from %s where %s', pg_temp.relation(table_name),
+        pg_temp.rows_of(table_name, 'petshop') || case table_name when 'contacts' then ' and name = ''Ninguém''' else '' end));
+  end case;
+  perform tests.authenticate_as_nobody();
+  return pg_temp.verdict(clinic, petshop, persona);
+end;
+$$;
+
+-- A cell of the file and what it may look like: one row is "own" too, and the service key reaches every tenant.
+create function pg_temp.agrees(expected text, observed text, persona text)
+returns boolean
+language sql
+as $$
+  select case
+    when persona = 'service_role' and expected in ('own', 'all') then observed in ('own', 'one', 'all')
+    when expected = 'own' then observed in ('own', 'one')
+    when expected = 'self' then observed = 'one'
+    else observed = expected
+  end
+$$;
+
+create temporary table cells on commit drop as
+select m."table" as table_name, m.persona, c.command, c.expected
+from tests.access_matrix m
+cross join lateral (values
+  ('select', m."select"), ('insert', m."insert"), ('update', m."update"), ('delete', m."delete")
+) c (command, expected);
+
+select plan(2 + (select count(*)::int from cells));
+
+select is_empty(
+  $$
+    select n.nspname || '.' || c.relname || ' for ' || p.persona
+    from pg_catalog.pg_class c
+    join pg_catalog.pg_namespace n on n.oid = c.relnamespace
+    cross join unnest('{anon,stranger,viewer,attendant,admin,owner,other_owner,service_role}'::text[]) p (persona)
+    where n.nspname in ('public', 'private', 'analytics')
+      and c.relkind in ('r', 'p', 'v', 'm', 'f')
+      and not exists (
+        select from tests.access_matrix m where m."table" = c.relname and m.persona = p.persona
+      )
+  $$,
+  'every table is in the access matrix, for every persona');
+
+select is_empty(
+  $$ select m."table" from tests.access_matrix m where pg_temp.relation(m."table") is null $$,
+  'the access matrix names only tables that exist');
+
+select ok(
+  pg_temp.agrees(r.expected, r.observed, r.persona),
+  format('%s may %s %s: %s%s', r.persona, r.command, r.table_name, r.expected,
+    case when pg_temp.agrees(r.expected, r.observed, r.persona) then '' else ' (observed: ' || r.observed || ')' end))
+from (
+  select c.*, pg_temp.observed(c.table_name, c.persona, c.command) as observed
+  from cells c
+) r;
+
+select * from finish();
+rollback;
