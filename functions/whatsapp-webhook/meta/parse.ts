@@ -278,7 +278,7 @@ function readStatus(item: unknown, receivedAt: Date): Item {
     status,
     occurred_at: timestamp ?? receivedAt.toISOString(),
     message_id: UUID_AT_END.exec(biz_opaque_callback_data ?? '')?.[1]?.toLowerCase() ?? null,
-    error_code: error?.code ?? null,
+    error_code: error?.code?.toString() ?? null,
     error_message: error === undefined ? null : explanationOf(error),
     metadata: present({
       pricing,

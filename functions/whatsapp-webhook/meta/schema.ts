@@ -28,7 +28,7 @@ export const contactSchema = z.looseObject({
 export type Contact = z.infer<typeof contactSchema>
 
 export const errorSchema = z.looseObject({
-  code: optional(z.union([z.number(), z.string()]).transform(String)),
+  code: optional(z.union([z.number(), z.string()])),
   title: optional(text),
   message: optional(text),
   error_data: optional(z.looseObject({ details: optional(text) })),
