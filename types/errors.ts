@@ -1,0 +1,63 @@
+// The business errors of the database: a stable SQLSTATE and name each. docs/errors.md tells what to do about them.
+
+import { z } from 'zod'
+
+export const businessErrors = {
+  BL001: 'not_authenticated',
+  BL002: 'not_allowed',
+  BL003: 'invalid_phone_number',
+  BL004: 'invalid_timezone',
+  BL005: 'invalid_name',
+  BL006: 'invalid_slug',
+  BL007: 'slug_taken',
+  BL008: 'invalid_email',
+  BL009: 'invitation_not_found',
+  BL010: 'invitation_not_yours',
+  BL011: 'last_owner',
+  BL012: 'invitation_used',
+  BL013: 'invitation_expired',
+  BL014: 'member_not_found',
+  BL100: 'organization_not_found',
+  BL101: 'provider_not_supported',
+  BL102: 'app_not_found',
+  BL103: 'app_required',
+  BL104: 'instance_exists',
+  BL105: 'instance_not_found',
+  BL106: 'instance_disconnected',
+  BL199: 'message_not_stored',
+  BL201: 'contact_in_use',
+} as const
+
+export type BusinessErrorCode = keyof typeof businessErrors
+export type BusinessErrorName = (typeof businessErrors)[BusinessErrorCode]
+
+export interface BusinessError {
+  code: BusinessErrorCode
+  name: BusinessErrorName
+  /** For humans. */
+  message: string
+  /** For machines; the error's own facts. */
+  detail: Record<string, unknown>
+}
+
+const detail = z.record(z.string(), z.unknown())
+
+/** The business error in what supabase-js returned as `error`; null when it is something else. */
+export function businessError(error: { code?: string; message: string; details?: string | null } | null): BusinessError | null {
+  const code = error?.code
+  if (!error || code === undefined || !isBusinessErrorCode(code)) return null
+  const { error: _name, ...facts } = detail.catch({}).parse(parseJson(error.details ?? ''))
+  return { code, name: businessErrors[code], message: error.message, detail: facts }
+}
+
+function isBusinessErrorCode(code: string): code is BusinessErrorCode {
+  return Object.hasOwn(businessErrors, code)
+}
+
+function parseJson(text: string): unknown {
+  try {
+    return JSON.parse(text)
+  } catch {
+    return undefined
+  }
+}

@@ -1,0 +1,23 @@
+// What a client app imports: the database's types, the shapes of its JSON, its errors, and a client of one tenant.
+// Runs in browsers, Node and Deno.
+
+export type {
+  Database,
+  Enums,
+  FunctionArgs,
+  FunctionName,
+  IngestSummary,
+  InstanceAnswer,
+  Invitation,
+  Json,
+  TableName,
+  Tables,
+  TablesInsert,
+  TablesUpdate,
+} from './database.ts'
+export { Constants } from './database.types.ts'
+export { businessError, businessErrors } from './errors.ts'
+export type { BusinessError, BusinessErrorCode, BusinessErrorName } from './errors.ts'
+export * from './json.ts'
+export { createTenantClient, tenantClient } from './tenant-client.ts'
+export type { TenantClient } from './tenant-client.ts'
