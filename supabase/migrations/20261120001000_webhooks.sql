@@ -216,6 +216,8 @@ begin
   insert into public.contacts (organization_id, id, phone_number, name, profile_name, source)
   select p.organization_id, p.id, p.phone_number, left(p.profile_name, 200), p.profile_name, 'whatsapp'
   from unnest(people) p
+  -- In one order for everybody: two batches with the same two strangers must not wait for each other.
+  order by p.phone_number
   on conflict (organization_id, phone_number) do nothing;
 
   -- By the number, because the contact may be one that was there before, or that another of these people became.
@@ -225,6 +227,7 @@ begin
   cross join lateral jsonb_to_recordset(p.identities) as w (kind public.identity_kind, value text)
   left join public.contacts same_number
     on same_number.organization_id = p.organization_id and same_number.phone_number = p.phone_number
+  order by w.kind, w.value
   on conflict on constraint contact_identities_instance_id_kind_value_key do nothing;
 end;
 $$;
