@@ -35,6 +35,8 @@ const secrets = z.object({
 export type Secrets = z.infer<typeof secrets>
 
 export class DataDirectory {
+  private released = false
+
   private constructor(readonly path: string) {}
 
   static at(path: string): DataDirectory {
@@ -131,12 +133,14 @@ export class DataDirectory {
   }
 
   writeState(state: StackState): void {
+    if (this.released) return
     const temporary = `${this.statePath}.new`
     writeFileSync(temporary, `${JSON.stringify(state, null, 2)}\n`, { mode: 0o600 })
     renameSync(temporary, this.statePath)
   }
 
   release(): void {
+    this.released = true
     if (this.readState()?.pid === process.pid) rmSync(this.statePath, { force: true })
   }
 

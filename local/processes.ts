@@ -90,15 +90,19 @@ export interface Finished {
   stderr: string
 }
 
-/** Every process of one stack; `changed` hears of each start and end, to record them on disk. */
+/** Every process of one owner; `changed` hears of each start and end, to record them on disk. */
 export class ProcessTable {
   readonly records = new Map<number, ProcessRecord>()
 
-  constructor(private readonly changed: () => void) {}
+  /** `mark` goes into the environment of each process, so that an administrator can tell whose it is. */
+  constructor(
+    private readonly mark: Record<string, string>,
+    private readonly changed: () => void,
+  ) {}
 
   spawn(command: Command, stdio: Parameters<typeof spawn>[2]['stdio']): ChildProcess {
     const child = spawn(command.file, command.args, {
-      env: command.env ?? process.env,
+      env: { ...(command.env ?? process.env), ...this.mark },
       cwd: command.cwd,
       detached: true,
       stdio,
@@ -173,7 +177,8 @@ const QUICK_DEATHS = 5
 export class Service {
   private child: ChildProcess | null = null
   private ended: Promise<void> = Promise.resolve()
-  private stopping = new AbortController()
+  private readonly stopping = new AbortController()
+  private stopped: Promise<void> | null = null
   private quickDeaths = 0
 
   constructor(readonly name: string, private readonly options: ServiceOptions) {}
@@ -197,7 +202,12 @@ export class Service {
     await this.ended
   }
 
-  async stop(hurry: AbortSignal): Promise<void> {
+  stop(hurry: AbortSignal): Promise<void> {
+    this.stopped ??= this.end(hurry)
+    return this.stopped
+  }
+
+  private async end(hurry: AbortSignal): Promise<void> {
     this.stopping.abort(new Failure(`${this.name} was stopped.`))
     const pid = this.child?.pid
     if (pid !== undefined) {
@@ -243,7 +253,7 @@ export class Service {
     const { signal } = this.stopping
     while (!signal.aborted) {
       try {
-        await sleep(this.quickDeaths === 0 ? 20 : 50 * 2 ** this.quickDeaths, undefined, { signal })
+        await sleep(this.quickDeaths === 0 ? 20 : 100 * 2 ** this.quickDeaths, undefined, { signal })
         const died = this.spawn()
         const counted = died.then((lived) => {
           this.quickDeaths = lived < QUICK_DEATH_MS ? this.quickDeaths + 1 : 0

@@ -110,7 +110,7 @@ export async function startStack(options: StackOptions): Promise<Stack> {
     const portFile = join(runtimeDir, 'functions.port')
 
     const state: StackState = { ...ownState(data), runtimeDir }
-    const table = new ProcessTable(() => {
+    const table = new ProcessTable({ BALCAO_DATA_DIR: data.path }, () => {
       state.processes = [...table.records.values()]
       data.writeState(state)
     })
@@ -134,10 +134,14 @@ export async function startStack(options: StackOptions): Promise<Stack> {
       postgrest: null,
       functions: null,
     }
-    const supervise = async (service: Service) => {
+    const supervise = async (service: Service, begin = () => service.start()) => {
       services[service.name as keyof typeof services] = service
       undo.push(() => service.stop(hurry))
-      await service.start()
+      signal.throwIfAborted()
+      // Once all is started, stop() ends the services in their order.
+      const breakOff = () => void service.stop(hurry)
+      signal.addEventListener('abort', breakOff)
+      await begin().finally(() => signal.removeEventListener('abort', breakOff))
     }
 
     const admin = await startDatabase()
@@ -203,9 +207,8 @@ export async function startStack(options: StackOptions): Promise<Stack> {
         signal,
         gaveUp,
       })
-      services.postgres = server.service
-      undo.push(() => server.service.stop(hurry))
-      const port = await server.start(options.dbPort)
+      let port = 0
+      await supervise(server.service, async () => void (port = await server.start(options.dbPort)))
       return `postgresql://supabase_admin:${secrets.adminPassword}@127.0.0.1:${port}/postgres`
     }
 

@@ -28,7 +28,7 @@ interface Section {
 const TEMPORARY = 'balcao-test-'
 const interrupted = new AbortController()
 const hurry = new AbortController()
-const processes = new ProcessTable(() => undefined)
+const processes = new ProcessTable({}, () => undefined)
 
 const sections: Record<string, Section> = {
   types: { byDefault: true, needsStack: false, run: checkTypes },

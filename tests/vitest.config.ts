@@ -4,6 +4,7 @@ import { defineConfig } from 'vitest/config'
 export default defineConfig({
   test: {
     root: fileURLToPath(new URL('..', import.meta.url)),
+    setupFiles: ['tests/support/websocket.ts'],
     include: ['tests/integration/**/*.test.ts', 'types/**/*.test.ts'],
     // Real processes and a real database on two cores.
     testTimeout: 60_000,

@@ -15,7 +15,9 @@ export function outcomeOfTap(source: string, tap: string): Outcome {
     if (results.bailout !== false) failures.push(`${source}: bailed out (${results.bailout})`)
     for (const failure of results.failures) {
       // A broken plan, and whatever else is no assertion.
-      if (!('ok' in failure) && typeof failure.tapError === 'string') failures.push(`${source}: ${failure.tapError}`)
+      if (!('ok' in failure) && typeof failure.tapError === 'string') {
+        failures.push(`${source}: ${failure.tapError}`)
+      }
     }
     if (count === 0 && failures.length === 0) failures.push(`${source}: not one assertion`)
   })
@@ -33,7 +35,9 @@ export function outcomeOfTap(source: string, tap: string): Outcome {
   })
   parser.on('comment', (comment: string) => {
     // pgTAP explains a failure in the comments that follow it.
-    if (explained >= 0 && !comment.startsWith('# Looks like you')) failures[explained] += `\n${indent(comment)}`
+    if (explained >= 0 && !comment.startsWith('# Looks like you')) {
+      failures[explained] += `\n${indent(comment)}`
+    }
   })
   parser.end(tap)
   return { passed, failures }
