@@ -556,7 +556,7 @@ begin
     ) deduplicated
   );
   if cardinality(fresh) = 0 then
-    return '{}';
+    return array[]::bigint[];
   end if;
 
   -- Someone may close a conversation between our finding it open and our locking it: then open another one.
