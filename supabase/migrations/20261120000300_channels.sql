@@ -358,7 +358,8 @@ begin
     set app_secret = coalesce(update_instance.app_secret, a.app_secret),
         verify_token = coalesce(update_instance.verify_token, a.verify_token)
     where a.app_key = instance.meta_app_key
-      and (a.organization_id = update_instance.organization_id or private.is_service());
+      -- Not even the platform changes its own app here: these secrets are sealed for the organization.
+      and a.organization_id = update_instance.organization_id;
     if not found then
       perform private.raise_error('BL102', 'app_not_found', 'The number hangs on the platform''s app, whose secrets the platform keeps');
     end if;
