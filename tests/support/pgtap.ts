@@ -5,7 +5,7 @@ import { basename, join, relative } from 'node:path'
 import { pipeline } from 'node:stream/promises'
 import postgres from 'postgres'
 import { messageOf } from '../../local/failure.ts'
-import { type Outcome, sum } from './report.ts'
+import { indent, type Outcome, sum } from './report.ts'
 import { outcomeOfTap } from './tap.ts'
 
 export interface DatabaseUnderTest {
@@ -96,29 +96,34 @@ export async function checkFunctions({ admin }: DatabaseUnderTest): Promise<Outc
   const sql = postgres(admin, { max: 1, onnotice: () => undefined })
   try {
     await sql`create extension if not exists plpgsql_check with schema extensions`
-    const functions = await sql<{ oid: number; signature: string; relation: number | null }[]>`
-      select p.oid::int8::int as oid, p.oid::regprocedure::text as signature, min(t.tgrelid::int8)::int as relation
+    // A trigger function is checked as each of its triggers calls it.
+    const checked = await sql<{ signature: string; found: string[] }[]>`
+      select
+        concat(p.oid::regprocedure, ' on ' || t.tgrelid::regclass) as signature,
+        array(
+          select concat_ws(' ', c.level, c.sqlstate, 'at line', c.lineno, c.message, c.detail, c.hint)
+          from extensions.plpgsql_check_function_tb(
+            p.oid, coalesce(t.tgrelid, 0),
+            -- One function may serve several triggers, and look only at the tables of the one that called it.
+            oldtable => (select max(o.tgoldtable::text) from pg_catalog.pg_trigger o where o.tgfoid = p.oid),
+            newtable => (select max(o.tgnewtable::text) from pg_catalog.pg_trigger o where o.tgfoid = p.oid),
+            extra_warnings => false, performance_warnings => false) c
+        ) as found
       from pg_catalog.pg_proc p
       join pg_catalog.pg_namespace n on n.oid = p.pronamespace
       join pg_catalog.pg_language l on l.oid = p.prolang
-      left join pg_catalog.pg_trigger t on t.tgfoid = p.oid
-      where n.nspname in ('public', 'private', 'analytics') and l.lanname = 'plpgsql'
+      left join pg_catalog.pg_trigger t on t.tgfoid = p.oid and t.tgparentid = 0
+      where n.nspname in ('public', 'private', 'analytics')
+        and l.lanname = 'plpgsql'
         and p.prorettype <> 'event_trigger'::regtype
+        and (p.prorettype <> 'trigger'::regtype or t.oid is not null)
         and not exists (select from pg_catalog.pg_depend d where d.objid = p.oid and d.deptype = 'e')
-      group by p.oid
       order by signature`
-    const failures: string[] = []
-    for (const { oid, signature, relation } of functions) {
-      const found = await sql<{ message: string }[]>`
-        select concat_ws(' ', level, sqlstate, 'at line', lineno, message, detail, hint) as message
-        from extensions.plpgsql_check_function_tb(
-          ${oid}::oid, ${relation ?? 0}::oid, extra_warnings => false, performance_warnings => false)`
-      if (found.length > 0) {
-        failures.push([signature, ...found.map(({ message }) => `  ${message}`)].join('\n'))
-      }
-    }
-    if (functions.length === 0) failures.push('plpgsql_check: there is no function to check')
-    return { passed: functions.length - failures.length, failures }
+    const failures = checked
+      .filter(({ found }) => found.length > 0)
+      .map(({ signature, found }) => [signature, ...found.map((line) => indent(line))].join('\n'))
+    if (checked.length === 0) failures.push('plpgsql_check: there is no function to check')
+    return { passed: checked.filter(({ found }) => found.length === 0).length, failures }
   } finally {
     await sql.unsafe('drop extension if exists plpgsql_check')
     await sql.end({ timeout: 1 })
