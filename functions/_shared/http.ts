@@ -76,7 +76,3 @@ export function parseJson(bytes: Uint8Array): unknown {
     throw new HttpError(400, 'invalid_json', 'The body is not JSON')
   }
 }
-
-export function isObject(value: unknown): value is Record<string, unknown> {
-  return typeof value === 'object' && value !== null && !Array.isArray(value)
-}

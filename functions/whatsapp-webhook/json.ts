@@ -1,9 +1,15 @@
-// Postgres cannot store U+0000 in text, nor half a surrogate pair in JSON. A customer's odd message must not make us
-// refuse a delivery that the provider would then send again for a week.
+// JSON as it comes, and as it can be kept.
+
+export function isObject(value: unknown): value is Record<string, unknown> {
+  return typeof value === 'object' && value !== null && !Array.isArray(value)
+}
 
 const MAX_DEPTH = 200
 
-/** The same value with U+FFFD in place of what Postgres cannot store; itself when there is nothing to replace. */
+/**
+ * The same value with U+FFFD in place of what Postgres cannot store: U+0000, half a surrogate pair, nesting without
+ * end. A customer's odd message must not make us refuse a delivery that the provider would then send again for a week.
+ */
 export function storable(value: unknown, depth = 0): unknown {
   if (typeof value === 'string') return storableText(value)
   if (typeof value !== 'object' || value === null) return value
