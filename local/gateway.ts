@@ -178,6 +178,8 @@ export async function startGateway(port: number, options: GatewayOptions): Promi
     response.once('close', () => response.writableFinished || upstream.destroy())
     request.once('error', () => upstream.destroy())
     request.pipe(upstream)
+    // Answered before all of the body was read: the rest is dropped, or the next request on this connection would wait.
+    upstream.once('close', () => request.resume())
   }
 
   await new Promise<void>((resolve, reject) => {

@@ -6,8 +6,8 @@ import { dirname } from 'node:path'
 import { DataDirectory } from './data-directory.ts'
 import { dataDir } from './environment.ts'
 import { Failure } from './failure.ts'
-import { stopOrphan } from './processes.ts'
 import { SHARED_HOME, stopLeftover } from './postgres.ts'
+import { clearAfterCrash } from './stack.ts'
 
 try {
   if (!existsSync(dataDir())) {
@@ -23,7 +23,7 @@ try {
         `Balcão is running (process ${acquired.owner.pid}): stop it first, nothing was removed.`,
       )
     }
-    await Promise.all((acquired.left?.processes ?? []).map(stopOrphan))
+    await clearAfterCrash(acquired.left)
     // As root below a closed folder the cluster lies elsewhere, behind a link.
     const elsewhere = await readlink(data.cluster).catch(() => null)
     await stopLeftover(elsewhere ?? data.cluster)

@@ -1,6 +1,8 @@
 // The local stack as one object: `npm start`, the demo and the tests all start it here.
 
-import { rm } from 'node:fs/promises'
+import { randomBytes } from 'node:crypto'
+import { mkdir, rm } from 'node:fs/promises'
+import { tmpdir } from 'node:os'
 import { dirname, join, resolve } from 'node:path'
 import { fileURLToPath } from 'node:url'
 import { type ApiKeys, apiKeys } from './api-keys.ts'
@@ -11,7 +13,7 @@ import { Failure } from './failure.ts'
 import { configuredFunctions, functionsService } from './functions.ts'
 import { startGateway } from './gateway.ts'
 import { pushMigrations } from './migrations.ts'
-import { makeRuntimeDir, PostgresServer } from './postgres.ts'
+import { PostgresServer } from './postgres.ts'
 import { postgrestService } from './postgrest.ts'
 import { ProcessTable, type Service, stopOrphan } from './processes.ts'
 
@@ -104,7 +106,7 @@ export async function startStack(options: StackOptions): Promise<Stack> {
     const [failed, gaveUp] = promiseOfFailure()
 
     await clearAfterCrash('left' in acquired ? acquired.left : null)
-    const runtimeDir = await makeRuntimeDir()
+    const runtimeDir = newRuntimeDir()
     undo.push(() => rm(runtimeDir, { recursive: true, force: true }))
     const restSocket = join(runtimeDir, 'postgrest.sock')
     const portFile = join(runtimeDir, 'functions.port')
@@ -115,6 +117,8 @@ export async function startStack(options: StackOptions): Promise<Stack> {
       data.writeState(state)
     })
     data.writeState(state)
+    // Only now: whoever clears up after us must know of it.
+    await mkdir(runtimeDir, { mode: 0o700 })
 
     let edge: ReturnType<typeof functionsService> | null = null
     const gateway = await startGateway(options.apiPort, {
@@ -255,8 +259,13 @@ function ownState(data: DataDirectory): StackState {
   return state
 }
 
+/** Sockets live in a folder with a short path: theirs are limited to about a hundred bytes. */
+function newRuntimeDir(): string {
+  return join(tmpdir().length > 60 ? '/tmp' : tmpdir(), `balcao-${randomBytes(6).toString('hex')}`)
+}
+
 /** After a kill -9 of the supervisor its children live on: they are found by pid and start time, and stopped. */
-async function clearAfterCrash(left: StackState | null): Promise<void> {
+export async function clearAfterCrash(left: StackState | null): Promise<void> {
   if (left === null) return
   await Promise.all(left.processes.map(stopOrphan))
   if (left.runtimeDir !== null) await rm(left.runtimeDir, { recursive: true, force: true })

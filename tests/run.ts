@@ -11,8 +11,8 @@ import { DataDirectory } from '../local/data-directory.ts'
 import { Failure, messageOf } from '../local/failure.ts'
 import { denoBinary } from '../local/functions.ts'
 import { cliEnvironment, supabaseCli } from '../local/migrations.ts'
-import { type Finished, isAlive, ProcessTable, stopOrphan } from '../local/processes.ts'
-import { PROJECT_DIR, type Stack, startStack } from '../local/stack.ts'
+import { type Finished, isAlive, ProcessTable } from '../local/processes.ts'
+import { clearAfterCrash, PROJECT_DIR, type Stack, startStack } from '../local/stack.ts'
 import { checkFunctions, runDatabaseTests } from './support/pgtap.ts'
 import { indent, type Outcome, sum } from './support/report.ts'
 import { RUNNING_STACK } from './support/running-stack.ts'
@@ -141,8 +141,7 @@ async function sweep(): Promise<void> {
     // A run that has just made its folder has no state yet.
     const age = Date.now() - await stat(path).then(({ mtimeMs }) => mtimeMs, () => Date.now())
     if (state === null && age < 10 * 60_000) continue
-    await Promise.all((state?.processes ?? []).map(stopOrphan))
-    if (state?.runtimeDir) await rm(state.runtimeDir, { recursive: true, force: true })
+    await clearAfterCrash(state)
     await rm(path, { recursive: true, force: true }).catch(() => undefined)
   }
 }

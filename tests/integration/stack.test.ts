@@ -6,6 +6,7 @@ import {
   existsSync,
   mkdirSync,
   readFileSync,
+  realpathSync,
   rmSync,
   statSync,
   symlinkSync,
@@ -290,6 +291,21 @@ describe('npm start', () => {
 })
 
 describe('npm run status and reset', () => {
+  test('a data directory below a closed folder works, and reset finds all of it', async () => {
+    // mkdtemp makes folders that only their owner may enter; as root, Postgres runs as somebody else.
+    const closed = join(ownDataDir(), 'inner')
+    for (const _time of ['made', 'kept']) {
+      const running = await startCommand(closed)
+      kill(running.pid, 'SIGTERM')
+      await running.ended
+    }
+    const cluster = realpathSync(join(closed, 'postgres'))
+    expect(existsSync(join(cluster, 'PG_VERSION'))).toBe(true)
+    expect((await command('reset', closed).ended).code).toBe(0)
+    expect(existsSync(cluster)).toBe(false)
+    expect(existsSync(closed)).toBe(false)
+  })
+
   test('status prints the variables in the format of the Supabase CLI', async () => {
     dataDir = ownDataDir()
     const running = await startCommand(dataDir)
@@ -343,17 +359,19 @@ describe('npm run status and reset', () => {
 
 describe('a project of its own', () => {
   const home = temporaryDataDir()
+  const data = temporaryDataDir()
   const project = join(home.path, 'project')
   let stack: Stack
   let api = ''
 
   beforeAll(async () => {
     writeProject(project, { '20260101000000_things.sql': 'create table public.things (id int primary key);' })
-    stack = await startStack({ dataDir: join(home.path, 'data'), apiPort: 0, dbPort: 0, projectDir: project })
+    stack = await startStack({ dataDir: data.path, apiPort: 0, dbPort: 0, projectDir: project })
     api = stack.urls.api
   })
   afterAll(async () => {
     await stack?.stop()
+    await data.remove()
     await home.remove()
   })
 

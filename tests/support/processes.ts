@@ -6,7 +6,7 @@ import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { DataDirectory } from '../../local/data-directory.ts'
-import { PROJECT_DIR } from '../../local/stack.ts'
+import { clearAfterCrash, PROJECT_DIR } from '../../local/stack.ts'
 
 export interface Ended {
   code: number | null
@@ -28,6 +28,7 @@ export function temporaryDataDir(): { path: string; remove: () => Promise<void> 
     remove: async () => {
       for (const pid of processesOf(path)) kill(pid, 'SIGKILL')
       await eventually(() => processesOf(path).length === 0)
+      await clearAfterCrash(DataDirectory.at(path).readState())
       rmSync(path, { recursive: true, force: true })
     },
   }
