@@ -162,6 +162,8 @@ export async function startGateway(port: number, options: GatewayOptions): Promi
       headers,
       setHost: false,
     }, (answer) => {
+      // Answered before all of the body came: what is left of it must not be taken for the next request's business.
+      if (!request.complete) response.setHeader('connection', 'close')
       response.writeHead(answer.statusCode ?? 502, answer.statusMessage, backward(answer, cors))
       answer.pipe(response)
       // The upstream died in the middle of its answer: the client must not take half for the whole.
