@@ -12,6 +12,8 @@ export function answering(handle: Handle, log: Log): (request: Request) => Promi
     const id = requestId(request)
     const notes: Notes = {}
     const response = await answer(handle, request, notes)
+    // Answered without reading the body: who holds the connection shall not wait for us to do so.
+    if (request.body !== null && !request.bodyUsed) await request.body.cancel()
     response.headers.set('x-request-id', id)
     log(response.status >= 500 ? 'error' : response.status >= 400 ? 'warn' : 'info', 'request', {
       request_id: id,

@@ -121,6 +121,20 @@ Deno.test('a failure of ours answers 500 without saying why; the log says it, ma
   assert.equal(line.error, 'TypeError: no route to 5511*******01')
 })
 
+Deno.test('a body that the handler does not want is let go', async () => {
+  let cancelled = false
+  const body = new ReadableStream({
+    cancel() {
+      cancelled = true
+    },
+  })
+  const response = await answering(() => {
+    throw new HttpError(405, 'method_not_allowed', 'No')
+  }, recordedLog().log)(post(body))
+  assert.equal(response.status, 405)
+  assert.ok(cancelled)
+})
+
 Deno.test('an expected refusal keeps its status, code and headers', async () => {
   const handler = answering(() => {
     throw new HttpError(405, 'method_not_allowed', 'No', { allow: 'GET' })
