@@ -38,7 +38,13 @@ export async function startManagementApi(folder: string): Promise<ManagementApi>
 
   const url = `http://127.0.0.1:${address.port}`
   const profile = join(folder, 'profile.yaml')
-  const lines = { name: 'loopback', api_url: url, dashboard_url: url, docs_url: url, project_host: 'loopback.test' }
+  const lines = {
+    name: 'loopback',
+    api_url: url,
+    dashboard_url: url,
+    docs_url: url,
+    project_host: 'loopback.test',
+  }
   await writeFile(profile, Object.entries(lines).map(([key, value]) => `${key}: ${value}\n`).join(''))
 
   return {
@@ -65,11 +71,17 @@ async function answer(message: IncomingMessage, uploads: Map<string, UploadedFun
 
   switch (`${request.method} ${pathname}`) {
     case `GET /v1/projects/${PROJECT_REF}`:
-      return { status: 200, body: { id: PROJECT_REF, ref: PROJECT_REF, name: 'loopback', status: 'ACTIVE_HEALTHY' } }
+      return {
+        status: 200,
+        body: { id: PROJECT_REF, ref: PROJECT_REF, name: 'loopback', status: 'ACTIVE_HEALTHY' },
+      }
     case `POST /v1/projects/${PROJECT_REF}/functions/deploy`: {
       if (slug === null) return { status: 400, body: { message: 'slug is missing' } }
       uploads.set(slug, await uploadedFunction(await request.formData()))
-      return { status: 201, body: { id: slug, slug, name: slug, status: 'ACTIVE', version: 1, verify_jwt: false } }
+      return {
+        status: 201,
+        body: { id: slug, slug, name: slug, status: 'ACTIVE', version: 1, verify_jwt: false },
+      }
     }
     case `PUT /v1/projects/${PROJECT_REF}/functions`:
       return { status: 200, body: { functions: [] } }
