@@ -9,7 +9,6 @@ import {
   constants,
   cp,
   mkdir,
-  mkdtemp,
   readdir,
   readFile,
   rename,

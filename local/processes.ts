@@ -121,6 +121,11 @@ export class ProcessTable {
     return child
   }
 
+  /** The last thing a dying owner can do. */
+  signalAll(): void {
+    for (const { name, pid } of this.records.values()) signalProcess(pid, stopSignals(name)[0] ?? 'SIGKILL')
+  }
+
   /** Runs a command to its end; an abort kills it and whatever it started. */
   async run(command: Command, signal: AbortSignal): Promise<Finished> {
     signal.throwIfAborted()

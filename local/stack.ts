@@ -116,6 +116,10 @@ export async function startStack(options: StackOptions): Promise<Stack> {
       state.processes = [...table.records.values()]
       data.writeState(state)
     })
+    // A caller that ends without stop(), by an exception for instance, takes its children with it.
+    const takeAlong = () => table.signalAll()
+    process.once('exit', takeAlong)
+    undo.push(() => void process.off('exit', takeAlong))
     data.writeState(state)
     // Only now: whoever clears up after us must know of it.
     await mkdir(runtimeDir, { mode: 0o700 })

@@ -30,6 +30,7 @@ import {
   eventually,
   kill,
   processesOf,
+  run,
   startCommand,
   temporaryDataDir,
 } from '../support/processes.ts'
@@ -199,6 +200,17 @@ describe('npm start', () => {
       expect(processesOf(dataDir)).toEqual([])
     },
   )
+
+  test('a program that ends without stopping its stack takes the services with it', async () => {
+    dataDir = ownDataDir()
+    const program = `
+      const { startStack } = await import('./local/stack.ts')
+      await startStack({ dataDir: process.env.BALCAO_DATA_DIR, apiPort: 0, dbPort: 0 })
+      throw new Error('a mistake')`
+    const ended = run(['--import', 'tsx', '--input-type=module', '--eval', program], dataDir).ended
+    expect((await ended).stderr).toContain('a mistake')
+    await eventually(() => processesOf(dataDir).length === 0)
+  })
 
   test('a service that is killed comes back', async () => {
     dataDir = ownDataDir()
@@ -495,7 +507,7 @@ describe('a project of its own', () => {
     await admin`create database elsewhere`
     const databaseUrl = stack.urls.admin.replace(/\/postgres$/, '/elsewhere')
     const options = { dataDir: ownDataDir(), apiPort: 0, dbPort: 0, projectDir: project, databaseUrl }
-    // Roles belong to the whole server: their passwords are the other stack's, and are set again below.
+    // Roles belong to the whole server: from here on their passwords are the other stack's, so this test is the last.
     for (const _time of ['first', 'again']) {
       const other = await startStack(options)
       expect(other.pids().postgres).toBeNull()

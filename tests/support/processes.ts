@@ -40,7 +40,12 @@ export function command(
   dataDir: string,
   { args = [], env = {} }: { args?: string[]; env?: Record<string, string> } = {},
 ): RunningCommand {
-  const child = spawn(process.execPath, ['--import', 'tsx', join('local', `${name}.ts`), ...args], {
+  return run(['--import', 'tsx', join('local', `${name}.ts`), ...args], dataDir, env)
+}
+
+/** Node with these arguments, on this data directory and free ports. */
+export function run(args: string[], dataDir: string, env: Record<string, string> = {}): RunningCommand {
+  const child = spawn(process.execPath, args, {
     cwd: PROJECT_DIR,
     env: { ...process.env, BALCAO_DATA_DIR: dataDir, BALCAO_API_PORT: '0', BALCAO_DB_PORT: '0', ...env },
     stdio: ['ignore', 'pipe', 'pipe'],
