@@ -50,6 +50,8 @@ const appAnswer = z.object({ app_key: z.string() })
 export function createHandler(
   { platformRpc, userRpc, secretKeys, secrets, publicUrl, log }: Dependencies,
 ): (request: Request) => Promise<Response> {
+  const webhookBaseUrl = `${publicUrl}/functions/v1/whatsapp-webhook/meta`
+
   const handle = answering(async (request, notes) => {
     const url = new URL(request.url)
     const path = pathBelow('manage-instance', url).join('/')
@@ -96,6 +98,7 @@ export function createHandler(
       access_token: await sealed(access_token, organization_id, 'instance.access_token'),
       app_key,
       meta_app: meta_app === undefined ? null : await newApp(meta_app, organization_id),
+      webhook_base_url: webhookBaseUrl,
     })
     return describe(answer, notes, 201)
   }
@@ -138,7 +141,7 @@ export function createHandler(
   }
 
   function webhookUrl(appKey: string): string {
-    return `${publicUrl}/functions/v1/whatsapp-webhook/meta/${appKey}`
+    return `${webhookBaseUrl}/${appKey}`
   }
 
   /** The key in an app's address cannot be guessed: 128 random bits. */

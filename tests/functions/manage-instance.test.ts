@@ -130,6 +130,7 @@ Deno.test('an admin connects a number: secrets go in sealed and never come out',
       phone_number: '+5511940001234',
       external_id: '109876543210987',
       app_key: null,
+      webhook_base_url: 'https://exemplo.supabase.co/functions/v1/whatsapp-webhook/meta',
     })
     assert.match(String(instance_id), /^[0-9a-f-]{36}$/)
     assert.equal(await opened(access_token, 'instance.access_token'), CONNECT.access_token)
