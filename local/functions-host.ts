@@ -38,8 +38,10 @@ const finished = new Promise<void>(() => undefined)
 Object.defineProperty(Deno, 'serve', {
   value: (...args: unknown[]) => {
     for (const arg of args) {
-      if (typeof arg === 'function') captured = arg as Handler
-      else if (typeof arg === 'object' && arg !== null && 'handler' in arg) captured = arg.handler as Handler
+      if (isHandler(arg)) captured = arg
+      else if (typeof arg === 'object' && arg !== null && 'handler' in arg && isHandler(arg.handler)) {
+        captured = arg.handler
+      }
     }
     return {
       finished,
@@ -50,6 +52,10 @@ Object.defineProperty(Deno, 'serve', {
     }
   },
 })
+
+function isHandler(value: unknown): value is Handler {
+  return typeof value === 'function'
+}
 
 for (const { name, entrypoint } of functions) {
   captured = null

@@ -194,36 +194,34 @@ export class Service {
 
   /** Resolves when the service is ready; a first start that dies is the caller's to handle. */
   async start(): Promise<void> {
+    this.stopping.signal.throwIfAborted()
     const died = this.spawn()
     await this.untilReady(died)
     void died.then(() => this.revive())
   }
 
-  /** Ends it and starts it again at once, as after a change of its code. */
+  /** Ends it; being watched, it starts again at once. As after a change of its code. */
   async restart(): Promise<void> {
-    if (this.child === null) return
     this.quickDeaths = 0
-    signalProcess(this.child.pid ?? 0, 'SIGTERM')
-    await this.ended
+    await this.end(new AbortController().signal)
   }
 
+  /** Ends it for good. */
   stop(hurry: AbortSignal): Promise<void> {
+    this.stopping.abort(new Failure(`${this.name} was stopped.`))
     this.stopped ??= this.end(hurry)
     return this.stopped
   }
 
   private async end(hurry: AbortSignal): Promise<void> {
-    this.stopping.abort(new Failure(`${this.name} was stopped.`))
-    const pid = this.child?.pid
-    if (pid !== undefined) {
-      for (const signal of hurry.aborted ? (['SIGKILL'] as const) : stopSignals(this.name)) {
-        signalProcess(pid, signal)
-        const patience = AbortSignal.any([hurry, AbortSignal.timeout(5000)])
-        const ended = await Promise.race([this.ended.then(() => true), aborted(patience).then(() => false)])
-        if (ended) break
-      }
+    const [pid, ended] = [this.child?.pid, this.ended]
+    if (pid === undefined) return
+    for (const signal of stopSignals(this.name)) {
+      signalProcess(pid, signal)
+      const patience = AbortSignal.any([hurry, AbortSignal.timeout(5000)])
+      if (await Promise.race([ended.then(() => true), aborted(patience).then(() => false)])) break
     }
-    await this.ended
+    await ended
   }
 
   kill(): void {

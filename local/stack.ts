@@ -51,8 +51,8 @@ export interface Stack {
   readonly keys: ApiKeys & { jwtSecret: string }
   readonly dataDir: string
   readonly readyAfterMs: number
-  /** Ids of the child processes by name: postgres, postgrest, functions. */
-  pids(): Record<string, number | null>
+  /** Ids of the child processes; null for one that does not run. */
+  pids(): Record<'postgres' | 'postgrest' | 'functions', number | null>
   /** kill -9; the supervisor starts it again. */
   kill(service: 'postgres' | 'postgrest' | 'functions'): void
   /** Loads the edge functions again, as after a change of their code. */
@@ -89,7 +89,16 @@ export async function startStack(options: StackOptions): Promise<Stack> {
   const undo: (() => void | Promise<void>)[] = [() => data.release()]
   const stop = once(async () => {
     breakOff.abort(new Failure('The stack was stopped.'))
-    for (const step of undo.toReversed()) await step()
+    const failures: unknown[] = []
+    for (const step of undo.toReversed()) {
+      try {
+        await step()
+      } catch (error) {
+        // What comes after must be undone all the same.
+        failures.push(error)
+      }
+    }
+    if (failures.length > 0) throw failures[0]
   })
 
   try {
@@ -137,19 +146,12 @@ export async function startStack(options: StackOptions): Promise<Stack> {
     const apiUrl = `http://127.0.0.1:${gateway.port}`
     state.apiPort = gateway.port
 
-    const services: Record<'postgres' | 'postgrest' | 'functions', Service | null> = {
-      postgres: null,
-      postgrest: null,
-      functions: null,
-    }
+    const services: Partial<Record<'postgres' | 'postgrest' | 'functions', Service>> = {}
+    /** Starts a service; stop() ends it in its turn, an abort of the start at once. */
     const supervise = async (service: Service, begin = () => service.start()) => {
-      services[service.name as keyof typeof services] = service
-      undo.push(() => service.stop(hurry))
-      signal.throwIfAborted()
-      // Once all is started, stop() ends the services in their order.
-      const breakOff = () => void service.stop(hurry)
-      signal.addEventListener('abort', breakOff)
-      await begin().finally(() => signal.removeEventListener('abort', breakOff))
+      const end = () => void service.stop(hurry)
+      signal.addEventListener('abort', end)
+      await begin().finally(() => signal.removeEventListener('abort', end))
     }
 
     const admin = await startDatabase()
@@ -159,6 +161,7 @@ export async function startStack(options: StackOptions): Promise<Stack> {
     await bootstrap(urls, secrets)
     signal.throwIfAborted()
 
+    const postgrest = await postgrestService({ data, table, urls, secrets, socketPath: restSocket, gaveUp })
     edge = functionsService({
       data,
       table,
@@ -172,11 +175,14 @@ export async function startStack(options: StackOptions): Promise<Stack> {
       databaseUrl: urls.postgres,
       environment: options.functionsEnvironment ?? {},
     })
-    const postgrest = await postgrestService({ data, table, urls, secrets, socketPath: restSocket, gaveUp })
+    Object.assign(services, { postgrest, functions: edge.service })
+    // The functions finish their work first, and need the Data API for it.
+    undo.push(() => postgrest.stop(hurry), () => services.functions?.stop(hurry))
     await allOrFirstFailure([
       prepareSchema(),
       functions.length > 0 ? supervise(edge.service) : Promise.resolve(),
     ])
+    signal.throwIfAborted()
     await supervise(postgrest)
     signal.throwIfAborted()
     state.status = 'ready'
@@ -194,8 +200,11 @@ export async function startStack(options: StackOptions): Promise<Stack> {
       keys: { ...keys, jwtSecret: secrets.jwtSecret },
       dataDir: data.path,
       readyAfterMs: Math.round(performance.now() - started),
-      pids: () =>
-        Object.fromEntries(Object.entries(services).map(([name, service]) => [name, service?.pid ?? null])),
+      pids: () => ({
+        postgres: services.postgres?.pid ?? null,
+        postgrest: services.postgrest?.pid ?? null,
+        functions: services.functions?.pid ?? null,
+      }),
       kill: (name) => services[name]?.kill(),
       restartFunctions: async () => await services.functions?.restart(),
       failed,
@@ -215,6 +224,8 @@ export async function startStack(options: StackOptions): Promise<Stack> {
         signal,
         gaveUp,
       })
+      services.postgres = server.service
+      undo.push(() => server.service.stop(hurry))
       let port = 0
       await supervise(server.service, async () => void (port = await server.start(options.dbPort)))
       return `postgresql://supabase_admin:${secrets.adminPassword}@127.0.0.1:${port}/postgres`
