@@ -1,8 +1,11 @@
 // The BALCAO_… variables that move the local stack.
 
-import { join } from 'node:path'
+import { dirname, join } from 'node:path'
+import { fileURLToPath } from 'node:url'
 import { Failure } from './failure.ts'
-import { PROJECT_DIR, type StackOptions } from './stack.ts'
+import type { StackOptions } from './stack.ts'
+
+export const PROJECT_DIR = dirname(dirname(fileURLToPath(import.meta.url)))
 
 export function stackOptions(env: NodeJS.ProcessEnv = process.env): StackOptions {
   return {

@@ -3,12 +3,12 @@
 import { randomBytes } from 'node:crypto'
 import { mkdir, rm } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
-import { dirname, join, resolve } from 'node:path'
-import { fileURLToPath } from 'node:url'
+import { join, resolve } from 'node:path'
 import { type ApiKeys, apiKeys } from './api-keys.ts'
 import { startAuth } from './auth.ts'
-import { DataDirectory, type Secrets, type StackState } from './data-directory.ts'
+import { DataDirectory, type StackState } from './data-directory.ts'
 import { assertDisposable, bootstrap, urlsFor } from './database.ts'
+import { PROJECT_DIR } from './environment.ts'
 import { Failure } from './failure.ts'
 import { configuredFunctions, functionsService } from './functions.ts'
 import { startGateway } from './gateway.ts'
@@ -72,8 +72,6 @@ export class AlreadyRunning extends Failure {
     )
   }
 }
-
-export const PROJECT_DIR = dirname(dirname(fileURLToPath(import.meta.url)))
 
 export async function startStack(options: StackOptions): Promise<Stack> {
   const started = performance.now()
@@ -244,25 +242,6 @@ export async function startStack(options: StackOptions): Promise<Stack> {
         signal,
       })
     }
-  }
-}
-
-/** The variables of `npm run status`, named as the Supabase CLI names them. */
-export function statusVariables(
-  { apiPort, databaseUrl, secrets }: { apiPort: number; databaseUrl: string; secrets: Secrets },
-): Record<string, string> {
-  const keys = apiKeys(secrets)
-  const api = `http://127.0.0.1:${apiPort}`
-  return {
-    API_URL: api,
-    REST_URL: `${api}/rest/v1`,
-    FUNCTIONS_URL: `${api}/functions/v1`,
-    DB_URL: databaseUrl,
-    PUBLISHABLE_KEY: keys.publishable,
-    SECRET_KEY: keys.secret,
-    JWT_SECRET: secrets.jwtSecret,
-    ANON_KEY: keys.anon,
-    SERVICE_ROLE_KEY: keys.serviceRole,
   }
 }
 

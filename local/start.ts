@@ -2,9 +2,9 @@
 
 import { watch } from 'node:fs'
 import { join, relative } from 'node:path'
-import { stackOptions } from './environment.ts'
+import { PROJECT_DIR, stackOptions } from './environment.ts'
 import { Failure } from './failure.ts'
-import { AlreadyRunning, PROJECT_DIR, type Stack, startStack } from './stack.ts'
+import { AlreadyRunning, type Stack, startStack } from './stack.ts'
 
 const interrupted = new AbortController()
 const hurry = new AbortController()

@@ -1,11 +1,11 @@
 // npm run status [-- -o env|json|pretty]: what runs, where, and its keys. Exit code 1 when nothing does.
 
 import { parseArgs } from 'node:util'
-import { DataDirectory } from './data-directory.ts'
+import { apiKeys } from './api-keys.ts'
+import { DataDirectory, type Secrets } from './data-directory.ts'
 import { dataDir } from './environment.ts'
 import { Failure } from './failure.ts'
 import { isAlive } from './processes.ts'
-import { statusVariables } from './stack.ts'
 
 const formats = {
   env: (variables: Record<string, string>) =>
@@ -26,7 +26,7 @@ try {
   if (state.status !== 'ready' || state.apiPort === null || state.databaseUrl === null) {
     throw new Failure(`Balcão is still starting (process ${state.pid}).`)
   }
-  const variables = statusVariables({
+  const variables = variablesOf({
     apiPort: state.apiPort,
     databaseUrl: state.databaseUrl,
     secrets: await data.existingSecrets(),
@@ -39,4 +39,23 @@ try {
 
 function isFormat(name: string): name is keyof typeof formats {
   return Object.hasOwn(formats, name)
+}
+
+/** Named as the Supabase CLI names them. */
+function variablesOf(
+  { apiPort, databaseUrl, secrets }: { apiPort: number; databaseUrl: string; secrets: Secrets },
+): Record<string, string> {
+  const keys = apiKeys(secrets)
+  const api = `http://127.0.0.1:${apiPort}`
+  return {
+    API_URL: api,
+    REST_URL: `${api}/rest/v1`,
+    FUNCTIONS_URL: `${api}/functions/v1`,
+    DB_URL: databaseUrl,
+    PUBLISHABLE_KEY: keys.publishable,
+    SECRET_KEY: keys.secret,
+    JWT_SECRET: secrets.jwtSecret,
+    ANON_KEY: keys.anon,
+    SERVICE_ROLE_KEY: keys.serviceRole,
+  }
 }

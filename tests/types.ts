@@ -10,7 +10,8 @@ import { promisify } from 'node:util'
 import { messageOf } from '../local/failure.ts'
 import { denoBinary } from '../local/functions.ts'
 import { cliEnvironment, supabaseCli } from '../local/migrations.ts'
-import { PROJECT_DIR, startStack } from '../local/stack.ts'
+import { PROJECT_DIR } from '../local/environment.ts'
+import { startStack } from '../local/stack.ts'
 import { RUNNING_STACK, runningStack } from './support/running-stack.ts'
 
 const FILE = join(PROJECT_DIR, 'types', 'database.types.ts')

@@ -4,7 +4,7 @@ import { readFile } from 'node:fs/promises'
 import { join } from 'node:path'
 import postgres from 'postgres'
 import { afterAll, beforeAll, expect, test } from 'vitest'
-import { PROJECT_DIR } from '../../local/stack.ts'
+import { PROJECT_DIR } from '../../local/environment.ts'
 import { businessErrors } from '../../types/index.ts'
 import { runningStack } from '../support/running-stack.ts'
 

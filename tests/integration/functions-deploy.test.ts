@@ -11,7 +11,7 @@ import { afterAll, beforeAll, describe, expect, test } from 'vitest'
 import { z } from 'zod'
 import { configuredFunctions, denoBinary } from '../../local/functions.ts'
 import { cliEnvironment, supabaseCli } from '../../local/migrations.ts'
-import { PROJECT_DIR } from '../../local/stack.ts'
+import { PROJECT_DIR } from '../../local/environment.ts'
 import { type ManagementApi, startManagementApi } from '../support/management-api.ts'
 
 const run = promisify(execFile)

@@ -24,7 +24,8 @@ import { DataDirectory } from '../../local/data-directory.ts'
 import { Failure } from '../../local/failure.ts'
 import { cliEnvironment, supabaseCli } from '../../local/migrations.ts'
 import { ProcessTable } from '../../local/processes.ts'
-import { PROJECT_DIR, type Stack, startStack } from '../../local/stack.ts'
+import { PROJECT_DIR } from '../../local/environment.ts'
+import { type Stack, startStack } from '../../local/stack.ts'
 import {
   command,
   eventually,

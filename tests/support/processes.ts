@@ -6,7 +6,8 @@ import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { DataDirectory } from '../../local/data-directory.ts'
-import { clearAfterCrash, PROJECT_DIR } from '../../local/stack.ts'
+import { PROJECT_DIR } from '../../local/environment.ts'
+import { clearAfterCrash } from '../../local/stack.ts'
 
 export interface Ended {
   code: number | null
