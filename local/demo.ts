@@ -1,0 +1,291 @@
+// npm run demo: the story that must always work, played through the doors that real apps and Meta use.
+//
+// On the stack of the data directory if one runs there, else on one of its own that leaves nothing. It prints what
+// happened; whatever is not as it should be ends it with one line and exit code 1.
+
+import { createHmac, randomBytes, randomInt, randomUUID } from 'node:crypto'
+import { mkdtemp, rm } from 'node:fs/promises'
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
+import { createClient, type SupabaseClient } from '@supabase/supabase-js'
+import WebSocket from 'ws'
+import { z } from 'zod'
+import type { Database } from '../types/index.ts'
+import { apiKeys } from './api-keys.ts'
+import { DataDirectory } from './data-directory.ts'
+import { dataDir, stackOptions } from './environment.ts'
+import { Failure, messageOf } from './failure.ts'
+import { isAlive } from './processes.ts'
+import { startStack } from './stack.ts'
+
+interface Stage {
+  api: string
+  publishableKey: string
+  remark: string
+  leave: () => Promise<void>
+}
+
+interface Person {
+  name: string
+  email: string
+  accessToken: string
+  client: SupabaseClient<Database>
+}
+
+const webhookAnswer = z.object({
+  messages: z.int().optional(),
+  duplicates: z.int().optional(),
+  error: z.object({ code: z.string() }).optional(),
+})
+
+// Before version 22 Node has none, and supabase-js wants one even where nothing listens.
+if (!('WebSocket' in globalThis)) Object.assign(globalThis, { WebSocket })
+
+const interrupted = new AbortController()
+const hurry = new AbortController()
+for (const signal of ['SIGINT', 'SIGTERM', 'SIGHUP'] as const) {
+  process.on(signal, () => {
+    if (interrupted.signal.aborted) hurry.abort()
+    interrupted.abort(new Failure('Interrupted.'))
+  })
+}
+
+let stage: Stage | null = null
+let exitCode = 0
+try {
+  stage = await runningStage() ?? await ownStage()
+  await Promise.race([play(stage), brokenOff()])
+} catch (error) {
+  exitCode = interrupted.signal.aborted ? 130 : 1
+  if (exitCode === 1) console.error(`Balcão: ${messageOf(error)}`)
+} finally {
+  await stage?.leave()
+}
+process.exit(exitCode)
+
+// The story -----------------------------------------------------------------------------------------------------------
+
+async function play({ api, publishableKey, remark }: Stage): Promise<void> {
+  const started = performance.now()
+  console.log(`Balcão, played on ${api} (${remark}).`)
+
+  step('Júlia signs up and founds a clinic; Rafael is invited as its attendant and accepts.')
+  const julia = await signUp('Júlia')
+  const rafael = await signUp('Rafael')
+  const clinic = await found(julia, 'Clínica São José', 'clinic')
+  const membership = await invite(julia, rafael, clinic.id)
+  told(`${clinic.name} is ${clinic.slug}; Rafael's role there: ${membership.role}`)
+
+  step('Carla is an attendant too, of another business.')
+  const bruno = await signUp('Bruno')
+  const carla = await signUp('Carla')
+  const petshop = await found(bruno, 'Pet Shop Amigão', 'petshop')
+  await invite(bruno, carla, petshop.id)
+  told(`${petshop.name} is ${petshop.slug}`)
+
+  step("Júlia connects the clinic's WhatsApp number.")
+  const appSecret = randomBytes(16).toString('hex')
+  const phoneNumberId = String(randomInt(10 ** 14, 10 ** 14 + 2 ** 47))
+  const number = await connectNumber(julia, clinic.id, phoneNumberId, appSecret)
+  told('POST /functions/v1/manage-instance: 201')
+  told(`Meta delivers to ${number.webhook_url}`)
+
+  step('Maria writes. Meta posts a signed webhook.')
+  const text = 'Oi! 😊 Quero marcar uma avaliação para sábado de manhã, às 9h30. Vocês têm horário?'
+  const body = metaDelivery(phoneNumberId, text)
+  const first = await post(number.webhook_url, body, appSecret)
+  expect(first.status === 200 && first.messages === 1, `the delivery was answered with ${first.status}`)
+  told(`“${text}”`)
+  told(`${pathOf(number.webhook_url)}: 200, ${first.messages} message stored`)
+
+  step('Meta is not sure that we heard, and posts it again.')
+  const second = await post(number.webhook_url, body, appSecret)
+  expect(second.status === 200 && second.messages === 0 && second.duplicates === 1, 'the redelivery was not recognised')
+  told(`200, ${second.messages} messages stored, ${second.duplicates} known already`)
+
+  step("Somebody who does not know the app's secret posts a message of his own.")
+  const forged = await post(number.webhook_url, metaDelivery(phoneNumberId, 'Cancela tudo!'), 'a guess')
+  expect(forged.status === 401, `the forgery was answered with ${forged.status}`)
+  told(`401 ${forged.error?.code}, nothing is stored`)
+
+  step('Rafael opens the inbox with supabase-js.')
+  const [conversation, ...others] = await inboxOf(rafael)
+  const [message, ...more] = conversation?.messages ?? []
+  expect(conversation !== undefined && others.length === 0, 'the inbox does not hold one conversation')
+  expect(message?.content === text && more.length === 0, 'the conversation does not hold what Maria wrote, once')
+  const { contacts: contact, unread_count } = conversation
+  told(`${contact.name}, ${contact.phone_number}, ${unread_count} unread`)
+  told(`“${message.content}”`)
+
+  step('Carla opens hers.')
+  const carlas = await inboxOf(carla)
+  const contacts = valueOf(await carla.client.from('contacts').select('id'))
+  const messages = valueOf(await carla.client.from('messages').select('id'))
+  expect(carlas.length + contacts.length + messages.length === 0, "Carla sees another tenant's rows")
+  told(`${carlas.length} conversations, ${contacts.length} contacts, ${messages.length} messages`)
+
+  console.log(`\nAll of it happened, in ${((performance.now() - started) / 1000).toFixed(1)} s.`)
+
+  async function signUp(name: string): Promise<Person> {
+    const client = createClient<Database>(api, publishableKey, {
+      auth: { persistSession: false, autoRefreshToken: false },
+    })
+    const email = `${name.normalize('NFD').replaceAll(/\W/g, '').toLowerCase()}.${randomUUID()}@exemplo.com.br`
+    const { session } = valueOf(await client.auth.signUp({ email, password: randomUUID() }))
+    expect(session !== null, `${name} was not signed in`)
+    return { name, email, accessToken: session.access_token, client }
+  }
+
+  async function connectNumber(
+    owner: Person,
+    organization_id: string,
+    external_id: string,
+    app_secret: string,
+  ): Promise<{ webhook_url: string }> {
+    const response = await fetch(`${api}/functions/v1/manage-instance`, {
+      method: 'POST',
+      headers: { 'content-type': 'application/json', authorization: `Bearer ${owner.accessToken}` },
+      body: JSON.stringify({
+        organization_id,
+        provider: 'meta_cloud',
+        name: 'Recepção',
+        phone_number: '(11) 94000-1234',
+        external_id,
+        access_token: randomBytes(24).toString('hex'),
+        meta_app: { app_secret, verify_token: randomBytes(16).toString('hex') },
+      }),
+    })
+    const answer: unknown = await response.json()
+    expect(response.status === 201, `manage-instance answered ${response.status}: ${JSON.stringify(answer)}`)
+    return z.object({ webhook_url: z.url() }).parse(answer)
+  }
+}
+
+async function found(owner: Person, name: string, vertical: 'clinic' | 'petshop') {
+  return valueOf(await owner.client.rpc('create_organization', { name, vertical }))
+}
+
+async function invite(owner: Person, person: Person, organization_id: string) {
+  const invitation = { email: person.email, role: 'attendant', organization_id } as const
+  const { token } = valueOf(await owner.client.rpc('invite_member', invitation))
+  return valueOf(await person.client.rpc('accept_invitation', { token }))
+}
+
+async function inboxOf({ client }: Person) {
+  const inbox = client.from('conversations')
+    .select('unread_count, contacts(name, phone_number), messages(content, sent_at)')
+    .order('last_message_at', { ascending: false })
+  return valueOf(await inbox)
+}
+
+// Meta ----------------------------------------------------------------------------------------------------------------
+
+/** The bytes of a delivery, written as Meta writes them: what is not ASCII is escaped, and so are slashes. */
+function metaDelivery(phoneNumberId: string, text: string): string {
+  const from = '5511987650001'
+  const delivery = {
+    object: 'whatsapp_business_account',
+    entry: [{
+      id: '102938475610293',
+      changes: [{
+        value: {
+          messaging_product: 'whatsapp',
+          metadata: { display_phone_number: '5511940001234', phone_number_id: phoneNumberId },
+          contacts: [{ profile: { name: 'Maria Aparecida da Conceição' }, wa_id: from }],
+          messages: [{
+            from,
+            id: `wamid.${randomBytes(40).toString('base64')}`,
+            timestamp: String(Math.floor(Date.now() / 1000)),
+            type: 'text',
+            text: { body: text },
+          }],
+        },
+        field: 'messages',
+      }],
+    }],
+  }
+  return JSON.stringify(delivery)
+    .replaceAll('/', '\\/')
+    .replaceAll(/[^\x20-\x7e]/g, (unit) => `\\u${unit.charCodeAt(0).toString(16).padStart(4, '0')}`)
+}
+
+async function post(url: string, body: string, appSecret: string) {
+  const signature = createHmac('sha256', appSecret).update(body).digest('hex')
+  const response = await fetch(url, {
+    method: 'POST',
+    headers: { 'content-type': 'application/json', 'x-hub-signature-256': `sha256=${signature}` },
+    body,
+  })
+  return { status: response.status, ...webhookAnswer.parse(await response.json()) }
+}
+
+// The stage -----------------------------------------------------------------------------------------------------------
+
+async function runningStage(): Promise<Stage | null> {
+  const data = DataDirectory.at(dataDir())
+  const state = data.readState()
+  if (state === null || !isAlive(state) || state.status !== 'ready' || state.apiPort === null) return null
+  return {
+    api: `http://127.0.0.1:${state.apiPort}`,
+    publishableKey: apiKeys(await data.existingSecrets()).publishable,
+    remark: 'the stack that is running',
+    leave: () => Promise.resolve(),
+  }
+}
+
+async function ownStage(): Promise<Stage> {
+  const folder = await mkdtemp(join(tmpdir(), 'balcao-demo-'))
+  const remove = () => rm(folder, { recursive: true, force: true })
+  try {
+    const stack = await startStack({
+      ...stackOptions(),
+      dataDir: folder,
+      apiPort: 0,
+      dbPort: 0,
+      signal: interrupted.signal,
+      hurry: hurry.signal,
+    })
+    return {
+      api: stack.urls.api,
+      publishableKey: stack.keys.publishable,
+      remark: 'a stack of its own, gone afterwards',
+      leave: () => stack.stop().finally(remove),
+    }
+  } catch (error) {
+    await remove()
+    throw error
+  }
+}
+
+function brokenOff(): Promise<never> {
+  return new Promise((_resolve, reject) => {
+    const { signal } = interrupted
+    const breakOff = () => reject(signal.reason)
+    if (signal.aborted) breakOff()
+    else signal.addEventListener('abort', breakOff, { once: true })
+  })
+}
+
+// Telling -------------------------------------------------------------------------------------------------------------
+
+function step(sentence: string): void {
+  const isColourful = process.stdout.isTTY && !process.env.NO_COLOR
+  console.log(isColourful ? `\n\x1b[1m${sentence}\x1b[0m` : `\n${sentence}`)
+}
+
+function told(line: string): void {
+  console.log(`    ${line}`)
+}
+
+function pathOf(url: string): string {
+  return `POST ${new URL(url).pathname}`
+}
+
+function expect(holds: boolean, otherwise: string): asserts holds {
+  if (!holds) throw new Failure(`The demo failed: ${otherwise}.`)
+}
+
+function valueOf<Data>({ data, error }: { data: Data; error: { message: string } | null }): NonNullable<Data> {
+  expect(error === null && data !== null && data !== undefined, error?.message ?? 'an answer is empty')
+  return data
+}
