@@ -3,15 +3,15 @@
 // The last line is "N passed, N failed" over all assertions; the exit code says the same.
 
 import { existsSync } from 'node:fs'
-import { mkdtemp, readdir, readFile, rm, stat } from 'node:fs/promises'
+import { chmod, mkdtemp, readdir, readFile, rm, stat } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { z } from 'zod'
-import { DataDirectory } from '../local/data-directory.ts'
+import { DataDirectory, type StackState } from '../local/data-directory.ts'
 import { Failure, messageOf } from '../local/failure.ts'
 import { denoBinary } from '../local/functions.ts'
 import { cliEnvironment, supabaseCli } from '../local/migrations.ts'
-import { type Finished, isAlive, ProcessTable } from '../local/processes.ts'
+import { type Finished, isAlive, ProcessTable, stopOrphan } from '../local/processes.ts'
 import { PROJECT_DIR } from '../local/environment.ts'
 import { clearAfterCrash, type Stack, startStack } from '../local/stack.ts'
 import { checkFunctions, runDatabaseTests } from './support/pgtap.ts'
@@ -112,38 +112,55 @@ async function runSection(name: string, run: () => Promise<Outcome>): Promise<Ou
 
 // The stack under test ------------------------------------------------------------------------------------------------
 
+/** All that a run makes lies in one folder: its stack, and the stacks that its tests start. */
 function startTestStack(): { ready: Promise<Stack>; remove: () => Promise<void> } {
-  const directory = mkdtemp(join(tmpdir(), TEMPORARY))
-  const ready = directory.then((dataDir) =>
-    startStack({
-      dataDir,
+  const folder = mkdtemp(join(tmpdir(), TEMPORARY))
+  const ready = folder.then(async (path) => {
+    // Postgres runs as another user when we are root, and must pass through.
+    await chmod(path, 0o711)
+    return await startStack({
+      dataDir: join(path, 'stack'),
       apiPort: 0,
       dbPort: 0,
       databaseUrl: process.env.BALCAO_DB_URL || undefined,
       signal: interrupted.signal,
       hurry: hurry.signal,
     })
-  )
+  })
   return {
     ready,
     remove: async () => {
       await ready.then((stack) => stack.stop(), () => undefined)
-      await rm(await directory, { recursive: true, force: true })
+      await clear(await folder)
     },
   }
 }
 
-/** Removes what earlier runs left that were killed; what still lives is left alone. */
+async function statesIn(folder: string): Promise<StackState[]> {
+  const names = await readdir(folder).catch(() => [])
+  return names.map((name) => DataDirectory.at(join(folder, name)).readState()).filter((state) =>
+    state !== null
+  )
+}
+
+/** Ends what tests that were killed left running, then removes the folder. */
+async function clear(folder: string): Promise<void> {
+  for (const state of await statesIn(folder)) {
+    await stopOrphan({ name: 'stack', pid: state.pid, identity: state.identity })
+    await clearAfterCrash(state)
+  }
+  await rm(folder, { recursive: true, force: true })
+}
+
+/** Removes what earlier runs left that were killed; what still lives, or was made just now, is left alone. */
 async function sweep(): Promise<void> {
   for (const name of (await readdir(tmpdir())).filter((entry) => entry.startsWith(TEMPORARY))) {
-    const path = join(tmpdir(), name)
-    const state = DataDirectory.at(path).readState()
-    if (state !== null && isAlive(state)) continue
-    // A run that has just made its folder has no state yet.
-    const age = Date.now() - await stat(path).then(({ mtimeMs }) => mtimeMs, () => Date.now())
-    if (state === null && age < 10 * 60_000) continue
-    await clearAfterCrash(state)
-    await rm(path, { recursive: true, force: true }).catch(() => undefined)
+    const folder = join(tmpdir(), name)
+    const states = await statesIn(folder)
+    if (states.some(isAlive)) continue
+    const age = Date.now() - await stat(folder).then(({ mtimeMs }) => mtimeMs, () => Date.now())
+    if (states.length === 0 && age < 10 * 60_000) continue
+    await clear(folder).catch(() => undefined)
   }
 }
 

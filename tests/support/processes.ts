@@ -2,12 +2,12 @@
 
 import { type ChildProcess, spawn } from 'node:child_process'
 import { mkdtempSync, readdirSync, readFileSync, rmSync } from 'node:fs'
-import { tmpdir } from 'node:os'
-import { join } from 'node:path'
+import { dirname, join } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { DataDirectory } from '../../local/data-directory.ts'
 import { PROJECT_DIR } from '../../local/environment.ts'
 import { clearAfterCrash } from '../../local/stack.ts'
+import { runningStack } from './running-stack.ts'
 
 export interface Ended {
   code: number | null
@@ -21,9 +21,9 @@ export interface RunningCommand {
   ended: Promise<Ended>
 }
 
-/** A folder for one test; removed with everything that a failed test may have left running in it. */
+/** A folder for one test, in that of the run; removed with everything that a failed test may have left running in it. */
 export function temporaryDataDir(): { path: string; remove: () => Promise<void> } {
-  const path = mkdtempSync(join(tmpdir(), 'balcao-own-'))
+  const path = mkdtempSync(join(dirname(runningStack().dataDir), 'own-'))
   return {
     path,
     remove: async () => {
