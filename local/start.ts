@@ -3,7 +3,7 @@
 import { watch } from 'node:fs'
 import { join, relative } from 'node:path'
 import { PROJECT_DIR, stackOptions } from './environment.ts'
-import { Failure } from './failure.ts'
+import { Failure, messageOf } from './failure.ts'
 import { AlreadyRunning, type Stack, startStack } from './stack.ts'
 
 const interrupted = new AbortController()
@@ -80,9 +80,15 @@ function stopWithNpm(): void {
 
 function restartFunctionsOnChange({ restartFunctions }: Stack): void {
   let pending: NodeJS.Timeout | undefined
-  watch(join(PROJECT_DIR, 'functions'), { recursive: true }, (_event, file) => {
+  const changed = (_event: string, file: string | null) => {
     if (file === null || !/\.(?:ts|json)$/.test(file)) return
     clearTimeout(pending)
     pending = setTimeout(() => void restartFunctions(), 200)
-  })
+  }
+  try {
+    // Without a watcher (the system has only so many) one restarts by hand.
+    watch(join(PROJECT_DIR, 'functions'), { recursive: true }, changed).on('error', () => undefined)
+  } catch (error) {
+    console.error(`Changes of functions are not noticed: ${messageOf(error)}`)
+  }
 }
