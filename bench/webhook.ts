@@ -123,6 +123,7 @@ async function measureWebhooks(stack: Stack, admin: postgres.Sql, senders: Child
   // Everybody writes once, and the processes warm up.
   await counted(Math.max(customers.length, requestsPerRound / 2))
   await withEmptyIngest(admin, () => run(requestsPerRound / 2))
+  await admin`vacuum (analyze)`
 
   const real: HttpRound[] = []
   const empty: HttpRound[] = []
@@ -261,6 +262,8 @@ async function measureSql(stack: Stack, admin: postgres.Sql, customers: Customer
 
   try {
     const before = await messagesIn(admin)
+    // What autovacuum does within a minute; until then the planner guesses.
+    await admin`vacuum (analyze)`
     // Each round begins with new plans in each connection, since the triggers come and go; that is not measured.
     const warmUp = CONNECTIONS * 8 * size
     const warmRun = async (statement: keyof typeof statements) => {
