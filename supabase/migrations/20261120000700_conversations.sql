@@ -181,12 +181,14 @@ create trigger messages_100_touch_updated_at
 
 create function private.message_preview(message_type public.message_type, content text)
 returns text
-language sql
+language plpgsql
 immutable
 parallel safe
 set search_path = ''
 as $$
-  select coalesce(nullif(left(btrim(regexp_replace(content, '\s+', ' ', 'g')), 140), ''), '[' || message_type || ']')
+begin
+  return coalesce(nullif(left(btrim(regexp_replace(content, '\s+', ' ', 'g')), 140), ''), '[' || message_type || ']');
+end;
 $$;
 comment on function private.message_preview(public.message_type, text) is
   'One line for an inbox list: the text or caption, else the type in brackets for the client to translate.';

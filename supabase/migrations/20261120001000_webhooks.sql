@@ -124,25 +124,30 @@ create type private.inbound_event as (
   new_identities jsonb,
   new_phone_number text,
   value text,
-  metadata jsonb
+  metadata jsonb,
+  contact_id uuid,
+  tells_news boolean
 );
 comment on type private.inbound_event is
-  'One thing that a provider told: kind message, echo, status, edit, revoke, reaction, identity_change or preference. n orders a delivery; whatsapp_message_id is the message told of (for status, edit, revoke and reaction: the one it changes).';
-
-create type private.event_contact as (n bigint, contact_id uuid);
+  'One thing that a provider told: kind message, echo, status, edit, revoke, reaction, identity_change or preference. n orders a delivery; whatsapp_message_id is the message told of (for status, edit, revoke and reaction: the one it changes), message_id our own id of it; contact_id whose it is, tells_news whether it shows an id, a number or a profile name of that contact that we do not have.';
 
 create function private.match_contacts(events private.inbound_event[])
-returns private.event_contact[]
+returns private.inbound_event[]
 language plpgsql
 stable
 set search_path = ''
 as $$
 begin
   return array(
-    select row(e.n, coalesce(by_identity.contact_id, by_phone.id))::private.event_contact
+    select jsonb_populate_record(e, jsonb_build_object(
+      'contact_id', c.id,
+      'tells_news',
+        by_identity.known is distinct from jsonb_array_length(e.identities)
+        or c.phone_number is null and e.phone_number is not null
+        or c.profile_name is distinct from coalesce(e.profile_name, c.profile_name)))
     from unnest(events) e
     left join lateral (
-      select i.contact_id
+      select (array_agg(i.contact_id order by w.rank))[1] as contact_id, count(*) as known
       from rows from (jsonb_to_recordset(e.identities) as (kind public.identity_kind, value text))
         with ordinality as w (kind, value, rank)
       join public.contact_identities i
@@ -150,19 +155,20 @@ begin
         and i.instance_id = e.instance_id
         and i.kind = w.kind
         and i.value = w.value
-      order by w.rank
-      limit 1
     ) by_identity on true
-    left join public.contacts by_phone
-      on by_identity.contact_id is null
-      and by_phone.organization_id = e.organization_id
-      and by_phone.phone_number = e.phone_number
-    where by_identity.contact_id is not null or by_phone.id is not null
+    left join public.contacts c
+      on c.organization_id = e.organization_id
+      and c.id = coalesce(by_identity.contact_id, (
+        select p.id
+        from public.contacts p
+        where p.organization_id = e.organization_id and p.phone_number = e.phone_number
+      ))
+    order by e.n
   );
 end;
 $$;
 comment on function private.match_contacts(private.inbound_event[]) is
-  'Whose events these are: by the ids WhatsApp gives (in the adapter''s order), else by the canonical phone number.';
+  'The same events, each with whose it is: by the ids WhatsApp gives (in the adapter''s order), else by the canonical phone number.';
 
 create type private.new_person as (
   organization_id uuid,
@@ -200,7 +206,8 @@ begin
       (array_agg(e.profile_name order by e.n desc) filter (where e.profile_name is not null))[1],
       jsonb_agg(w)
     )::private.new_person
-    from unnest(newcomers) e
+    -- Whoever held the lock before us may have met them.
+    from unnest(private.match_contacts(newcomers)) e
     cross join lateral jsonb_array_elements(e.identities) w
     left join lateral (
       select bsuid ->> 'value' as value
@@ -208,8 +215,7 @@ begin
       where bsuid ->> 'kind' = 'bsuid'
       limit 1
     ) hidden on true
-    -- Whoever held the lock before us may have met them.
-    where e.n not in (select c.n from unnest(private.match_contacts(newcomers)) c)
+    where e.contact_id is null
     group by e.organization_id, e.instance_id, coalesce(hidden.value, e.phone_number, e.identities -> 0 ->> 'value')
   );
 
@@ -234,7 +240,7 @@ $$;
 comment on function private.create_contacts(private.inbound_event[]) is
   'Makes a contact for each new person among the events. Who shares a phone number with a contact already is that contact.';
 
-create function private.update_contacts(events private.inbound_event[], contacts private.event_contact[])
+create function private.update_contacts(events private.inbound_event[])
 returns void
 language plpgsql
 volatile
@@ -244,18 +250,10 @@ begin
   -- Ids that a known contact shows for the first time (a wa_id without the ninth digit, a BSUID).
   insert into public.contact_identities (organization_id, contact_id, instance_id, kind, value)
   select distinct on (e.organization_id, e.instance_id, w.kind, w.value)
-    e.organization_id, c.contact_id, e.instance_id, w.kind, w.value
+    e.organization_id, e.contact_id, e.instance_id, w.kind, w.value
   from unnest(events) e
-  join unnest(contacts) c on c.n = e.n
   cross join lateral jsonb_to_recordset(e.identities) as w (kind public.identity_kind, value text)
-  where not exists (
-    select
-    from public.contact_identities i
-    where i.organization_id = e.organization_id
-      and i.instance_id = e.instance_id
-      and i.kind = w.kind
-      and i.value = w.value
-  )
+  where e.tells_news and e.contact_id is not null
   order by e.organization_id, e.instance_id, w.kind, w.value, e.n
   on conflict on constraint contact_identities_instance_id_kind_value_key do nothing;
 
@@ -267,7 +265,7 @@ begin
   from (
     select
       e.organization_id,
-      c.contact_id,
+      e.contact_id,
       (array_agg(e.profile_name order by e.n desc) filter (where e.profile_name is not null))[1] as profile_name,
       (
         array_agg(e.phone_number order by e.n desc) filter (
@@ -279,8 +277,8 @@ begin
         )
       )[1] as phone_number
     from unnest(events) e
-    join unnest(contacts) c on c.n = e.n
-    group by e.organization_id, c.contact_id
+    where e.tells_news and e.contact_id is not null
+    group by e.organization_id, e.contact_id
   ) news
   where p.organization_id = news.organization_id
     and p.id = news.contact_id
@@ -290,7 +288,7 @@ begin
     );
 end;
 $$;
-comment on function private.update_contacts(private.inbound_event[], private.event_contact[]) is
+comment on function private.update_contacts(private.inbound_event[]) is
   'What a delivery newly tells of contacts that we know.';
 
 -- Changes to messages ---------------------------------------------------------------------------------------------
@@ -325,29 +323,37 @@ volatile
 set search_path = ''
 as $$
 declare
-  targets private.event_contact[];
+  named private.inbound_event[];
 begin
-  -- n of the change, id of the message it names.
-  targets := array(
-    select row(c.n, m.id)::private.event_contact
+  named := array(
+    select jsonb_populate_record(c, jsonb_build_object('message_id', m.id))
     from unnest(changes) c
     join public.messages m
       on m.organization_id = c.organization_id
-      and m.instance_id = c.instance_id
-      and m.whatsapp_message_id = c.whatsapp_message_id
-    union
-    select row(c.n, m.id)::private.event_contact
-    from unnest(changes) c
-    join public.messages m
-      on m.organization_id = c.organization_id
-      and m.id = c.message_id
-      and m.instance_id = c.instance_id
+      and m.id = coalesce(
+        (
+          select by_whatsapp_id.id
+          from public.messages by_whatsapp_id
+          where by_whatsapp_id.organization_id = c.organization_id
+            and by_whatsapp_id.instance_id = c.instance_id
+            and by_whatsapp_id.whatsapp_message_id = c.whatsapp_message_id
+        ),
+        (
+          select by_our_id.id
+          from public.messages by_our_id
+          where by_our_id.organization_id = c.organization_id
+            and by_our_id.id = c.message_id
+            -- "is true" keeps this out of the index conditions: an instance has too many messages.
+            and (by_our_id.instance_id = c.instance_id) is true
+        )
+      )
   );
+  if cardinality(named) = 0 then
+    return array[]::bigint[];
+  end if;
   perform
   from public.messages m
-  where (m.organization_id, m.id) in (
-    select c.organization_id, t.contact_id from unnest(changes) c join unnest(targets) t on t.n = c.n
-  )
+  where (m.organization_id, m.id) in (select c.organization_id, c.message_id from unnest(named) c)
   order by m.organization_id, m.id
   for no key update;
 
@@ -366,7 +372,7 @@ begin
   from (
     select
       c.organization_id,
-      t.contact_id as id,
+      c.message_id as id,
       max(c.status) as status,
       min(c.whatsapp_message_id) as whatsapp_message_id,
       min(c.at) filter (where c.status = 'sent') as sent_at,
@@ -377,11 +383,10 @@ begin
       min(c.error_code) as error_code,
       min(c.error_message) as error_message,
       coalesce(jsonb_object_agg(extra.key, extra.value) filter (where extra.key is not null), '{}') as metadata
-    from unnest(changes) c
-    join unnest(targets) t on t.n = c.n
+    from unnest(named) c
     left join lateral jsonb_each(c.metadata) extra on true
     where c.kind = 'status'
-    group by c.organization_id, t.contact_id
+    group by c.organization_id, c.message_id
   ) s
   where m.organization_id = s.organization_id
     and m.id = s.id
@@ -397,7 +402,7 @@ begin
       or not m.metadata @> s.metadata
     );
 
-  if exists (select from unnest(changes) c where c.kind = 'edit') then
+  if exists (select from unnest(named) c where c.kind = 'edit') then
     update public.messages m
     set content = e.content,
         media = coalesce(e.media, m.media),
@@ -407,34 +412,32 @@ begin
           coalesce(m.metadata -> 'edits', '[]')
             || jsonb_build_object('content', m.content, 'until', e.at))
     from (
-      select distinct on (c.organization_id, t.contact_id)
-        c.organization_id, t.contact_id as id, c.content, c.media, c.at
-      from unnest(changes) c
-      join unnest(targets) t on t.n = c.n
+      select distinct on (c.organization_id, c.message_id)
+        c.organization_id, c.message_id as id, c.content, c.media, c.at
+      from unnest(named) c
       where c.kind = 'edit'
-      order by c.organization_id, t.contact_id, c.at desc
+      order by c.organization_id, c.message_id, c.at desc
     ) e
     where m.organization_id = e.organization_id
       and m.id = e.id
       and (m.edited_at is null or m.edited_at < e.at);
   end if;
 
-  if exists (select from unnest(changes) c where c.kind = 'revoke') then
+  if exists (select from unnest(named) c where c.kind = 'revoke') then
     update public.messages m
     set revoked_at = r.at
     from (
-      select c.organization_id, t.contact_id as id, min(c.at) as at
-      from unnest(changes) c
-      join unnest(targets) t on t.n = c.n
+      select c.organization_id, c.message_id as id, min(c.at) as at
+      from unnest(named) c
       where c.kind = 'revoke'
-      group by c.organization_id, t.contact_id
+      group by c.organization_id, c.message_id
     ) r
     where m.organization_id = r.organization_id
       and m.id = r.id
       and (m.revoked_at is null or m.revoked_at > r.at);
   end if;
 
-  if exists (select from unnest(changes) c where c.kind = 'reaction') then
+  if exists (select from unnest(named) c where c.kind = 'reaction') then
     update public.messages m
     set metadata = m.metadata || jsonb_build_object(
       'reactions',
@@ -442,23 +445,21 @@ begin
         select coalesce(jsonb_object_agg(latest.reactor, jsonb_build_object('emoji', latest.emoji, 'at', latest.at)), '{}')
         from (
           select distinct on (c.value) c.value as reactor, c.content as emoji, c.at
-          from unnest(changes) c
-          join unnest(targets) t on t.n = c.n
-          where c.kind = 'reaction' and c.organization_id = m.organization_id and t.contact_id = m.id
+          from unnest(named) c
+              where c.kind = 'reaction' and c.organization_id = m.organization_id and c.message_id = m.id
           order by c.value, c.at desc
         ) latest
         -- A removed reaction stays as null, or an older one that comes late would bring it back.
         where latest.at > coalesce((m.metadata -> 'reactions' -> latest.reactor ->> 'at')::timestamptz, '-infinity')
       ))
     where (m.organization_id, m.id) in (
-      select c.organization_id, t.contact_id
-      from unnest(changes) c
-      join unnest(targets) t on t.n = c.n
+      select c.organization_id, c.message_id
+      from unnest(named) c
       where c.kind = 'reaction'
     );
   end if;
 
-  return array(select t.n from unnest(targets) t);
+  return array(select c.n from unnest(named) c);
 end;
 $$;
 comment on function private.apply_message_updates(private.inbound_event[]) is
@@ -526,7 +527,7 @@ create trigger messages_900_apply_parked_updates_when_sent
 
 -- Messages -------------------------------------------------------------------------------------------------------
 
-create function private.store_messages(events private.inbound_event[], contacts private.event_contact[])
+create function private.store_messages(events private.inbound_event[])
 returns bigint[]
 language plpgsql
 volatile
@@ -534,8 +535,9 @@ set search_path = ''
 as $$
 declare
   fresh private.inbound_event[];
-  locked bigint;
   wanted bigint;
+  locked bigint;
+  chat_moved boolean;
   started_at constant timestamptz := clock_timestamp();
   stored bigint[];
 begin
@@ -545,6 +547,7 @@ begin
       select distinct on (e.organization_id, e.instance_id, e.whatsapp_message_id) e as first_of_its_id
       from unnest(events) e
       where e.kind in ('message', 'echo', 'identity_change')
+        and e.contact_id is not null
         and not exists (
           select
           from public.messages m
@@ -559,47 +562,40 @@ begin
     return array[]::bigint[];
   end if;
 
-  -- Someone may close a conversation between our finding it open and our locking it: then open another one.
+  -- Someone may close a conversation before we have locked it: then look again, and open another one.
   loop
     with chat as (
-      select distinct on (e.organization_id, e.instance_id, c.contact_id)
-        e.organization_id, e.instance_id, c.contact_id, e.whatsapp_chat_id
+      select distinct on (e.organization_id, e.instance_id, e.contact_id)
+        e.organization_id, e.instance_id, e.contact_id, e.whatsapp_chat_id
       from unnest(fresh) e
-      join unnest(contacts) c on c.n = e.n
-      where private.opens_conversation(e)
-      order by e.organization_id, e.instance_id, c.contact_id, e.n desc
-    ), opened as (
-      insert into public.conversations (organization_id, instance_id, contact_id, whatsapp_chat_id)
-      select chat.organization_id, chat.instance_id, chat.contact_id, chat.whatsapp_chat_id
-      from chat
-      where not exists (
-        select
-        from public.conversations v
-        where v.organization_id = chat.organization_id
-          and v.instance_id = chat.instance_id
-          and v.contact_id = chat.contact_id
-          and v.is_open
-      )
-      on conflict (organization_id, instance_id, contact_id) where is_open do nothing
-      returning id
-    )
-    select count(*) into wanted from chat;
-
-    select count(*) into locked
-    from (
-      select v.id
+        where private.opens_conversation(e)
+      order by e.organization_id, e.instance_id, e.contact_id, e.n desc
+    ), held as (
+      select v.organization_id, v.instance_id, v.contact_id, v.whatsapp_chat_id
       from public.conversations v
       where v.is_open
         and (v.organization_id, v.instance_id, v.contact_id) in (
-          select e.organization_id, e.instance_id, c.contact_id
-          from unnest(fresh) e
-          join unnest(contacts) c on c.n = e.n
-          where private.opens_conversation(e)
+          select chat.organization_id, chat.instance_id, chat.contact_id from chat
         )
       order by v.organization_id, v.id
       for no key update
-    ) open_conversation;
+    )
+    select count(*), count(held.contact_id), coalesce(bool_or(chat.whatsapp_chat_id <> held.whatsapp_chat_id), false)
+    into wanted, locked, chat_moved
+    from chat
+    left join held
+      on held.organization_id = chat.organization_id
+      and held.instance_id = chat.instance_id
+      and held.contact_id = chat.contact_id;
     exit when locked = wanted;
+
+    insert into public.conversations (organization_id, instance_id, contact_id, whatsapp_chat_id)
+    select distinct on (e.organization_id, e.instance_id, e.contact_id)
+      e.organization_id, e.instance_id, e.contact_id, e.whatsapp_chat_id
+    from unnest(fresh) e
+    where private.opens_conversation(e)
+    order by e.organization_id, e.instance_id, e.contact_id, e.n desc
+    on conflict (organization_id, instance_id, contact_id) where is_open do nothing;
   end loop;
 
   with new_message as (
@@ -612,7 +608,7 @@ begin
       -- A microsecond apart, so that a batch reads in the provider's order.
       private.uuid_v7(started_at + e.n * interval '1 microsecond'),
       coalesce(named.conversation_id, current.id),
-      c.contact_id,
+      e.contact_id,
       e.instance_id,
       case e.kind when 'echo' then 'outbound' else 'inbound' end::public.message_direction,
       case e.kind when 'echo' then 'human' when 'identity_change' then 'system' else 'contact' end::public.message_sender,
@@ -627,7 +623,6 @@ begin
       e.at,
       coalesce(e.metadata, '{}')
     from unnest(fresh) e
-    join unnest(contacts) c on c.n = e.n
     -- A reaction belongs where the message is that it names.
     left join public.messages named
       on e.message_type = 'reaction'
@@ -639,7 +634,7 @@ begin
       from public.conversations v
       where v.organization_id = e.organization_id
         and v.instance_id = e.instance_id
-        and v.contact_id = c.contact_id
+        and v.contact_id = e.contact_id
         and (v.is_open or e.kind = 'identity_change')
       order by v.is_open desc, v.id desc
       limit 1
@@ -657,25 +652,26 @@ begin
     and e.whatsapp_message_id = m.whatsapp_message_id;
 
   -- Where to answer from now on: the id that the customer used last.
-  update public.conversations v
-  set whatsapp_chat_id = latest.whatsapp_chat_id
-  from (
-    select distinct on (e.organization_id, e.instance_id, c.contact_id)
-      e.organization_id, e.instance_id, c.contact_id, e.whatsapp_chat_id
-    from unnest(fresh) e
-    join unnest(contacts) c on c.n = e.n
-    where e.kind = 'message' and e.whatsapp_chat_id is not null
-    order by e.organization_id, e.instance_id, c.contact_id, e.n desc
-  ) latest
-  where v.organization_id = latest.organization_id
-    and v.instance_id = latest.instance_id
-    and v.contact_id = latest.contact_id
-    and v.is_open
-    and v.whatsapp_chat_id <> latest.whatsapp_chat_id;
+  if chat_moved then
+    update public.conversations v
+    set whatsapp_chat_id = latest.whatsapp_chat_id
+    from (
+      select distinct on (e.organization_id, e.instance_id, e.contact_id)
+        e.organization_id, e.instance_id, e.contact_id, e.whatsapp_chat_id
+      from unnest(fresh) e
+        where e.kind = 'message' and e.whatsapp_chat_id is not null
+      order by e.organization_id, e.instance_id, e.contact_id, e.n desc
+    ) latest
+    where v.organization_id = latest.organization_id
+      and v.instance_id = latest.instance_id
+      and v.contact_id = latest.contact_id
+      and v.is_open
+      and v.whatsapp_chat_id <> latest.whatsapp_chat_id;
+  end if;
   return stored;
 end;
 $$;
-comment on function private.store_messages(private.inbound_event[], private.event_contact[]) is
+comment on function private.store_messages(private.inbound_event[]) is
   'Stores the messages that are not there yet, each in its contact''s open conversation, opening one where there is none; returns the n of the stored ones. The contacts are locked by the caller.';
 
 create function private.opens_conversation(event private.inbound_event)
@@ -702,7 +698,7 @@ comment on function private.opens_conversation(private.inbound_event) is 'Whethe
 
 -- News about customers ---------------------------------------------------------------------------------------------
 
-create function private.apply_identity_changes(events private.inbound_event[], contacts private.event_contact[])
+create function private.apply_identity_changes(events private.inbound_event[])
 returns bigint
 language plpgsql
 volatile
@@ -714,12 +710,11 @@ begin
   -- The old id is free from now on: the number may pass to another person.
   delete from public.contact_identities i
   using unnest(events) e
-  join unnest(contacts) c on c.n = e.n
   cross join lateral jsonb_to_recordset(e.identities) as old_id (kind public.identity_kind, value text)
   where e.kind = 'identity_change'
     and i.organization_id = e.organization_id
     and i.instance_id = e.instance_id
-    and i.contact_id = c.contact_id
+    and i.contact_id = e.contact_id
     and i.kind = old_id.kind
     -- Also the old number's other spelling, without the ninth digit.
     and (i.value = old_id.value or private.phone_from_provider_id(i.value) = e.phone_number)
@@ -730,11 +725,10 @@ begin
     );
 
   insert into public.contact_identities (organization_id, contact_id, instance_id, kind, value)
-  select distinct e.organization_id, c.contact_id, e.instance_id, w.kind, w.value
+  select distinct e.organization_id, e.contact_id, e.instance_id, w.kind, w.value
   from unnest(events) e
-  join unnest(contacts) c on c.n = e.n
   cross join lateral jsonb_to_recordset(e.new_identities) as w (kind public.identity_kind, value text)
-  where e.kind = 'identity_change'
+  where e.kind = 'identity_change' and e.contact_id is not null
   on conflict on constraint contact_identities_instance_id_kind_value_key do nothing;
   get diagnostics moved = row_count;
 
@@ -742,11 +736,10 @@ begin
   update public.contacts p
   set phone_number = latest.new_phone_number
   from (
-    select distinct on (e.organization_id, c.contact_id) e.organization_id, c.contact_id, e.new_phone_number
+    select distinct on (e.organization_id, e.contact_id) e.organization_id, e.contact_id, e.new_phone_number
     from unnest(events) e
-    join unnest(contacts) c on c.n = e.n
     where e.kind = 'identity_change' and e.new_phone_number is not null
-    order by e.organization_id, c.contact_id, e.n desc
+    order by e.organization_id, e.contact_id, e.n desc
   ) latest
   where p.organization_id = latest.organization_id
     and p.id = latest.contact_id
@@ -759,10 +752,10 @@ begin
   return moved;
 end;
 $$;
-comment on function private.apply_identity_changes(private.inbound_event[], private.event_contact[]) is
+comment on function private.apply_identity_changes(private.inbound_event[]) is
   'A customer changed number or BSUID: the identity moves, the contact stays. Returns how many ids were new.';
 
-create function private.apply_preferences(events private.inbound_event[], contacts private.event_contact[])
+create function private.apply_preferences(events private.inbound_event[])
 returns bigint
 language plpgsql
 volatile
@@ -775,11 +768,10 @@ begin
   set opted_out_at = case latest.value when 'stop' then latest.at end,
       opted_in_at = case latest.value when 'resume' then latest.at else p.opted_in_at end
   from (
-    select distinct on (e.organization_id, c.contact_id) e.organization_id, c.contact_id, e.value, e.at
+    select distinct on (e.organization_id, e.contact_id) e.organization_id, e.contact_id, e.value, e.at
     from unnest(events) e
-    join unnest(contacts) c on c.n = e.n
     where e.kind = 'preference' and e.value in ('stop', 'resume')
-    order by e.organization_id, c.contact_id, e.at desc
+    order by e.organization_id, e.contact_id, e.at desc
   ) latest
   where p.organization_id = latest.organization_id
     and p.id = latest.contact_id
@@ -788,7 +780,7 @@ begin
   return changed;
 end;
 $$;
-comment on function private.apply_preferences(private.inbound_event[], private.event_contact[]) is
+comment on function private.apply_preferences(private.inbound_event[]) is
   'A customer stopped or resumed marketing: the latest word holds.';
 
 -- ingest_webhook ---------------------------------------------------------------------------------------------------
@@ -805,13 +797,18 @@ language plpgsql
 volatile
 security definer -- the one door through which deliveries come in
 set search_path = ''
+-- Everything below is a look-up by key. Planning it costs several times what running it does; and a plan made while
+-- the tables were small must not read them whole when they have grown.
+set plan_cache_mode = force_generic_plan
+set enable_seqscan = off
+set enable_hashjoin = off
+set enable_mergejoin = off
 as $$
 declare
   app private.meta_apps;
   unrouted bigint;
   unknown bigint;
   events private.inbound_event[];
-  contacts private.event_contact[];
   newcomers private.inbound_event[];
   stored bigint[];
   changes private.inbound_event[];
@@ -879,35 +876,35 @@ begin
         e.n, e.organization_id, e.instance_id, e.kind, e.at, e.whatsapp_message_id, e.message_id,
         coalesce(e.identities, '[]'), e.phone_number, e.profile_name, e.whatsapp_chat_id, e.message_type, e.content,
         e.media, e.reply_to_whatsapp_message_id, e.status, e.error_code, e.error_message,
-        coalesce(e.new_identities, '[]'), e.new_phone_number, e.value, coalesce(e.metadata, '{}')
+        coalesce(e.new_identities, '[]'), e.new_phone_number, e.value, coalesce(e.metadata, '{}'), null, null
       )::private.inbound_event
       from event e
     )
   into unrouted, unknown, events;
 
   -- Whose events these are. Only someone who says something becomes a contact.
-  contacts := private.match_contacts(events);
+  events := private.match_contacts(events);
   newcomers := array(
     select e
     from unnest(events) e
-    where e.kind in ('message', 'echo', 'preference')
-      and e.n not in (select c.n from unnest(contacts) c)
+    where e.contact_id is null
+      and e.kind in ('message', 'echo', 'preference')
       and jsonb_array_length(e.identities) > 0
   );
   if cardinality(newcomers) > 0 then
     perform private.create_contacts(newcomers);
-    contacts := private.match_contacts(events);
+    events := private.match_contacts(events);
   end if;
   perform
   from public.contacts p
-  where (p.organization_id, p.id) in (
-    select e.organization_id, c.contact_id from unnest(events) e join unnest(contacts) c on c.n = e.n
-  )
+  where (p.organization_id, p.id) in (select e.organization_id, e.contact_id from unnest(events) e)
   order by p.organization_id, p.id
   for no key update;
-  perform private.update_contacts(events, contacts);
+  if exists (select from unnest(events) e where e.tells_news and e.contact_id is not null) then
+    perform private.update_contacts(events);
+  end if;
 
-  stored := private.store_messages(events, contacts);
+  stored := private.store_messages(events);
   -- Rather no answer than a lost message: the provider delivers again, and someone sees the error.
   if exists (
     select
@@ -932,10 +929,9 @@ begin
     select row(
       e.n, e.organization_id, e.instance_id, 'reaction', e.at, e.reply_to_whatsapp_message_id, null, null, null, null,
       null, null, e.content, null, null, null, null, null, null, null,
-      case e.kind when 'echo' then 'business' else c.contact_id::text end, null
+      case e.kind when 'echo' then 'business' else e.contact_id::text end, null, null, null
     )::private.inbound_event
     from unnest(events) e
-    join unnest(contacts) c on c.n = e.n
     where e.n = any (stored) and e.message_type = 'reaction' and e.reply_to_whatsapp_message_id is not null
   ) change (c);
   if changes is not null then
@@ -949,7 +945,7 @@ begin
   end if;
 
   if exists (select from unnest(events) e where e.kind in ('identity_change', 'preference')) then
-    news := private.apply_identity_changes(events, contacts) + private.apply_preferences(events, contacts);
+    news := private.apply_identity_changes(events) + private.apply_preferences(events);
   end if;
 
   -- To the minute, and only if nobody else is at it: the row is hot.
