@@ -94,7 +94,12 @@ async function measure(stack: Stack, admin: postgres.Sql, senders: ChildProcess)
 // Webhooks over HTTP ----------------------------------------------------------------------------------------------
 
 /** Gateway, Deno, PostgREST: with ingest_webhook, and in turn with a function in its place that does nothing. */
-async function measureWebhooks(stack: Stack, admin: postgres.Sql, senders: ChildProcess, customers: Customer[]) {
+async function measureWebhooks(
+  stack: Stack,
+  admin: postgres.Sql,
+  senders: ChildProcess,
+  customers: Customer[],
+) {
   let [sent, next] = [0, 0]
   const run = async (count: number): Promise<HttpRound> => {
     const deliveries = Array.from({ length: count }, () => {
@@ -219,9 +224,11 @@ async function measureSql(stack: Stack, admin: postgres.Sql, customers: Customer
     onnotice: () => undefined,
   })
   const statements = {
-    ingest: (sql: postgres.ReservedSql, { appKey, parts }: Batch) => sql`
+    ingest: (sql: postgres.ReservedSql, { appKey, parts }: Batch) =>
+      sql`
       select public.ingest_webhook('meta_cloud', ${appKey}, ${HEADERS}::text::jsonb, ${SIGNATURE}, ${parts}::text::jsonb)`,
-    insert: (sql: postgres.ReservedSql, { parts, rows }: Batch) => sql`
+    insert: (sql: postgres.ReservedSql, { parts, rows }: Batch) =>
+      sql`
       with delivery as (
         insert into public.webhook_events
           (organization_id, instance_id, provider, event_type, external_id, payload, headers, signature, processed, processed_at)
@@ -310,7 +317,9 @@ async function openConversations(admin: postgres.Sql): Promise<Map<string, OpenC
     select organization_id, instance_id, contact_id, id as conversation_id, whatsapp_chat_id as chat
     from public.conversations
     where is_open`
-  return new Map(rows.map(({ chat, ...conversation }) => [`${conversation.instance_id} ${chat}`, conversation]))
+  return new Map(
+    rows.map(({ chat, ...conversation }) => [`${conversation.instance_id} ${chat}`, conversation]),
+  )
 }
 
 function batchOf(
@@ -348,7 +357,12 @@ async function withoutTriggers<T>(admin: postgres.Sql, work: () => Promise<T>): 
 
 /** Signs up an owner who makes the organizations and connects a number with an app of its own in each. */
 async function connectTenants({ urls, keys }: Stack): Promise<Channel[]> {
-  const call = async <Schema extends z.ZodType>(schema: Schema, url: string, body: object, bearer?: string) => {
+  const call = async <Schema extends z.ZodType>(
+    schema: Schema,
+    url: string,
+    body: object,
+    bearer?: string,
+  ) => {
     const response = await fetch(url, {
       method: 'POST',
       headers: {
@@ -395,4 +409,8 @@ async function connectTenants({ urls, keys }: Stack): Promise<Channel[]> {
   return channels
 }
 
-await main()
+await main().catch((error: unknown) => {
+  if (!interrupted.signal.aborted) throw error
+  console.log('Interrupted.')
+  process.exitCode = 130
+})
