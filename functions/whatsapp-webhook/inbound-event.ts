@@ -61,7 +61,13 @@ export interface MessageEvent extends MessageContent {
 
 export type DeliveryStatus = 'sent' | 'delivered' | 'read' | 'played' | 'failed'
 
-export interface StatusEvent {
+/** A change of a message. The customer's ids are there so that the change and the message wait for each other. */
+interface MessageChange {
+  identities: Identity[]
+  phone_number: string | null
+}
+
+export interface StatusEvent extends MessageChange {
   kind: 'status'
   whatsapp_message_id: string
   status: DeliveryStatus
@@ -73,14 +79,14 @@ export interface StatusEvent {
   metadata: Metadata
 }
 
-export interface EditEvent extends MessageContent {
+export interface EditEvent extends MessageContent, MessageChange {
   kind: 'edit'
   /** The message that was edited. */
   whatsapp_message_id: string
   occurred_at: string
 }
 
-export interface RevokeEvent {
+export interface RevokeEvent extends MessageChange {
   kind: 'revoke'
   /** The message that was deleted. */
   whatsapp_message_id: string

@@ -47,9 +47,17 @@ function message(person: object, id: string, sentAt: string, said: object) {
   }
 }
 
+/** The customer to whom a message went, by the ids that its status names. */
+function to(wa_id: string, phone_number = `+${wa_id}`, bsuid?: string) {
+  const identities = [{ kind: 'wa_id', value: wa_id }]
+  if (bsuid !== undefined) identities.push({ kind: 'bsuid', value: bsuid })
+  return { identities, phone_number }
+}
+
 function status(id: string, value: string, occurredAt: string, more: object = {}) {
   return {
     kind: 'status',
+    ...to('5511987650001'),
     whatsapp_message_id: `wamid.${id}`,
     status: value,
     occurred_at: `2026-11-20T${occurredAt}.000Z`,
@@ -378,6 +386,7 @@ const EXPECTED: Record<string, Expected> = {
       kind: 'revoke',
       whatsapp_message_id: TEXT_EVENT.whatsapp_message_id,
       occurred_at: '2026-11-20T12:04:31.000Z',
+      ...to('5511987650001'),
     }],
   },
   'system-user-changed-user-id': {
@@ -454,7 +463,12 @@ const EXPECTED: Record<string, Expected> = {
       message(JOAO, 'HBgNNTUxMTk4NzY1MDAwMhUCABIYFDNBMkY1REE2RTk5MjFCQUE3OTQ3AA==', '12:07:00', {
         content: 'ok',
       }),
-      status('HBgNNTUxMTk4NzY1MDAwMhUCABEYEjNGMTg4MUVEQTlFQ0FCREI5OQA=', 'read', '12:07:00'),
+      status(
+        'HBgNNTUxMTk4NzY1MDAwMhUCABEYEjNGMTg4MUVEQTlFQ0FCREI5OQA=',
+        'read',
+        '12:07:00',
+        to('5511987650002'),
+      ),
     ],
   },
   'messages-out-of-order': {
@@ -479,6 +493,7 @@ const EXPECTED: Record<string, Expected> = {
     event_type: 'statuses',
     events: [
       status('HBgNNTUxMTk4NzY1MDAwMRUCABEYEjY3NzYxMjgyODdFRjJDQjhFQQA=', 'delivered', '12:00:22', {
+        ...to('5511987650001', '+5511987650001', 'BR.6620019933445512'),
         metadata: { pricing: UTILITY },
       }),
     ],
@@ -508,7 +523,14 @@ const EXPECTED: Record<string, Expected> = {
   },
   'status-for-unknown-message': {
     event_type: 'statuses',
-    events: [status('HBgNNTUxMTk4NzY1MDAwMhUCABEYEjFGQzkxNDg0ODQyNUIwNUEyNgA=', 'delivered', '12:00:36')],
+    events: [
+      status(
+        'HBgNNTUxMTk4NzY1MDAwMhUCABEYEjFGQzkxNDg0ODQyNUIwNUEyNgA=',
+        'delivered',
+        '12:00:36',
+        to('5511987650002'),
+      ),
+    ],
   },
   'status-failed-131047-window-closed': {
     event_type: 'statuses',
@@ -516,11 +538,14 @@ const EXPECTED: Record<string, Expected> = {
       'HBgNNTUxMTk4NzY1MDAwMhUCABEYEkM0REE5MkRFRUFFMzUxQThFRgA=',
       'failed',
       '12:00:30',
-      failure(
-        '131047',
-        'Re-engagement message',
-        'Message failed to send because more than 24 hours have passed since the customer last replied to this number.',
-      ),
+      {
+        ...to('5511987650002'),
+        ...failure(
+          '131047',
+          'Re-engagement message',
+          'Message failed to send because more than 24 hours have passed since the customer last replied to this number.',
+        ),
+      },
     )],
   },
   'status-failed-131026-undeliverable': {
@@ -529,7 +554,10 @@ const EXPECTED: Record<string, Expected> = {
       'HBgMNTUzMTg3NjUwMDAzFQIAERgSQzAyRERFRjU1NEZFQzJFRTRCAA==',
       'failed',
       '12:00:31',
-      failure('131026', 'Message undeliverable', 'Message Undeliverable.'),
+      {
+        ...to('553187650003', '+5531987650003'),
+        ...failure('131026', 'Message undeliverable', 'Message Undeliverable.'),
+      },
     )],
   },
   'status-failed-131049-marketing': {
@@ -538,11 +566,14 @@ const EXPECTED: Record<string, Expected> = {
       'HBgNNTUyMTk4NzY1MDAwNBUCABEYEjgyMTYxNkUwRTZBMDRBRDA2MAA=',
       'failed',
       '12:00:32',
-      failure(
-        '131049',
-        'This message was not delivered to maintain healthy ecosystem engagement.',
-        'In order to maintain a healthy ecosystem engagement, the message failed to be delivered.',
-      ),
+      {
+        ...to('5521987650004'),
+        ...failure(
+          '131049',
+          'This message was not delivered to maintain healthy ecosystem engagement.',
+          'In order to maintain a healthy ecosystem engagement, the message failed to be delivered.',
+        ),
+      },
     )],
   },
   'status-with-opaque-callback-data': {
@@ -816,6 +847,8 @@ Deno.test('an edit names the message it changes', () => {
     kind: 'edit',
     whatsapp_message_id: 'wamid.9',
     occurred_at: '2026-11-20T12:00:00.000Z',
+    identities: [{ kind: 'wa_id', value: '5511987650001' }],
+    phone_number: '+5511987650001',
     message_type: 'text',
     content: 'às 16h',
     media: null,
@@ -1070,7 +1103,8 @@ Deno.test('no payload makes the parser throw or lose a change', () => {
       for (const part of parts) {
         assert.ok(part.events.length === 0 || part.external_id !== null)
         for (const event of part.events) {
-          assert.ok(!('identities' in event) || event.identities.length > 0)
+          // What changes a message names the message; whose it is helps, but may be missing.
+          assert.ok(['status', 'edit', 'revoke'].includes(event.kind) || event.identities.length > 0)
           assert.ok(!('whatsapp_message_id' in event) || event.whatsapp_message_id.length <= 255)
         }
       }

@@ -3,7 +3,7 @@
 import type { InboundEvent, MessageEvent, Metadata, Part } from '../inbound-event.ts'
 import { isObject } from '../json.ts'
 import { type Content, contentOf } from './content.ts'
-import { AddressBook, bsuidsIn, chatIdOf, identitiesOf, phoneNumberOf } from './people.ts'
+import { AddressBook, bsuidsIn, chatIdOf, identitiesOf, type Person, phoneNumberOf } from './people.ts'
 import {
   editSchema,
   errorSchema,
@@ -149,7 +149,7 @@ function readChange(change: unknown, receivedAt: Date): Reading {
   switch (field) {
     case 'messages':
       readItems('messages', (item) => readMessage(item, 'message', people, receivedAt))
-      readItems('statuses', (item) => readStatus(item, receivedAt))
+      readItems('statuses', (item) => readStatus(item, people, receivedAt))
       break
     case 'smb_message_echoes':
       readItems('message_echoes', (item) => readMessage(item, 'echo', people, receivedAt))
@@ -176,18 +176,23 @@ function readMessage(item: unknown, kind: 'message' | 'echo', people: AddressBoo
     case 'system':
       return readSystemNotice(message, people, at)
     case 'edit':
-      return readEdit(message, at)
+      return readEdit(message, customerOf(message, kind, people), at)
     case 'revoke': {
       const revoke = revokeSchema.safeParse(message['revoke'])
       if (!revoke.success) return notUnderstood
       const { original_message_id } = revoke.data
-      return understood({ kind: 'revoke', whatsapp_message_id: original_message_id, occurred_at: at })
+      const { identities, phone_number } = customerOf(message, kind, people)
+      return understood({
+        kind: 'revoke',
+        whatsapp_message_id: original_message_id,
+        occurred_at: at,
+        identities,
+        phone_number,
+      })
     }
   }
 
-  const person = kind === 'message'
-    ? people.personOf(message.from, message.from_user_id, message.from_parent_user_id)
-    : people.personOf(message.to, message.to_user_id)
+  const person = customerOf(message, kind, people)
   const chatId = chatIdOf(person.identities)
   if (chatId === undefined) return notUnderstood
 
@@ -228,6 +233,13 @@ function readMessage(item: unknown, kind: 'message' | 'echo', people: AddressBoo
   return { event, understood: content !== null }
 }
 
+/** What the business wrote itself (an echo) went to the customer. */
+function customerOf(message: Message, kind: 'message' | 'echo', people: AddressBook): Person {
+  return kind === 'message'
+    ? people.personOf(message.from, message.from_user_id, message.from_parent_user_id)
+    : people.personOf(message.to, message.to_user_id)
+}
+
 function readSystemNotice(message: Message, people: AddressBook, at: string): Item {
   const read = systemSchema.safeParse(message['system'])
   if (!read.success) return notUnderstood
@@ -253,7 +265,7 @@ function readSystemNotice(message: Message, people: AddressBook, at: string): It
   })
 }
 
-function readEdit(message: Message, at: string): Item {
+function readEdit(message: Message, { identities, phone_number }: Person, at: string): Item {
   const read = editSchema.safeParse(message['edit'])
   const edited = read.success ? contentOf(read.data.message) : null
   if (!read.success || edited === null) return notUnderstood
@@ -261,22 +273,31 @@ function readEdit(message: Message, at: string): Item {
     kind: 'edit',
     whatsapp_message_id: read.data.original_message_id,
     occurred_at: at,
+    identities,
+    phone_number,
     message_type: edited.message_type,
     content: edited.content,
     media: edited.media,
   })
 }
 
-function readStatus(item: unknown, receivedAt: Date): Item {
+function readStatus(item: unknown, people: AddressBook, receivedAt: Date): Item {
   const read = statusSchema.safeParse(item)
   if (!read.success) return notUnderstood
   const { id, status, timestamp, biz_opaque_callback_data, pricing, conversation, errors } = read.data
   const [error] = errors ?? []
+  const { recipient_type, recipient_id, recipient_user_id } = read.data
+  // A group is nobody's conversation.
+  const { identities, phone_number } = recipient_type === 'group'
+    ? people.personOf()
+    : people.personOf(recipient_id, recipient_user_id)
   return understood({
     kind: 'status',
     whatsapp_message_id: id,
     status,
     occurred_at: timestamp ?? receivedAt.toISOString(),
+    identities,
+    phone_number,
     message_id: UUID_AT_END.exec(biz_opaque_callback_data ?? '')?.[1]?.toLowerCase() ?? null,
     error_code: error?.code?.toString() ?? null,
     error_message: error === undefined ? null : explanationOf(error),
