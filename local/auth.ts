@@ -3,6 +3,7 @@
 // It is connected as supabase_auth_admin, which owns schema auth and nothing else, and only its /auth/v1 is ever mounted.
 
 import type { IncomingMessage, ServerResponse } from 'node:http'
+import { setTimeout as sleep } from 'node:timers/promises'
 import { getRequestListener } from '@hono/node-server'
 import { App } from '@supabase/lite'
 import { createPostgresConnection } from '@supabase/lite/postgres'
@@ -38,9 +39,22 @@ export async function startAuth(urls: DatabaseUrls, secrets: Secrets): Promise<A
     await connection.close()
     throw error
   }
-  const listener = getRequestListener((request) => app.fetch(request), { overrideGlobalObjects: false })
+  let isClosing = false
+  const running = new Set<Promise<Response>>()
+  const answer = async (request: Request) => await app.fetch(request)
+  const listener = getRequestListener((request) => {
+    if (isClosing) return Response.json({ message: 'The auth server is stopping.' }, { status: 503 })
+    const answered = answer(request).finally(() => running.delete(answered))
+    running.add(answered)
+    return answered
+  }, { overrideGlobalObjects: false })
   return {
     listener: (request, response) => void listener(request, response),
-    close: () => connection.close(),
+    close: async () => {
+      // A closing connection refuses queries: a transaction that has one to come would stay open, and hold up the close.
+      isClosing = true
+      await Promise.race([Promise.allSettled(running), sleep(5000, undefined, { ref: false })])
+      await connection.close()
+    },
   }
 }

@@ -50,6 +50,8 @@ for (const signal of ['SIGINT', 'SIGTERM', 'SIGHUP'] as const) {
   })
 }
 
+const brokenOffForGood = new Promise<never>(() => undefined)
+
 let stage: Stage | null = null
 let exitCode = 0
 try {
@@ -129,6 +131,7 @@ async function play({ api, publishableKey, remark }: Stage): Promise<void> {
   async function signUp(name: string): Promise<Person> {
     const client = createClient<Database>(api, publishableKey, {
       auth: { persistSession: false, autoRefreshToken: false },
+      global: { fetch: fetchUntilBrokenOff },
     })
     const email = `${name.normalize('NFD').replaceAll(/\W/g, '').toLowerCase()}.${randomUUID()}@exemplo.com.br`
     const { session } = valueOf(await client.auth.signUp({ email, password: randomUUID() }))
@@ -255,6 +258,11 @@ async function ownStage(): Promise<Stage> {
     await remove()
     throw error
   }
+}
+
+/** A request that the end of the demo breaks off has nobody left to complain to. */
+async function fetchUntilBrokenOff(...request: Parameters<typeof fetch>): Promise<Response> {
+  return await fetch(...request).catch((error) => interrupted.signal.aborted ? brokenOffForGood : Promise.reject(error))
 }
 
 function brokenOff(): Promise<never> {
