@@ -35,9 +35,9 @@ export function temporaryDataDir(): { path: string; remove: () => Promise<void> 
   }
 }
 
-/** `npm start`, `npm run status` and `npm run reset` without npm. */
+/** `npm start`, `npm run demo` and so on, without npm. */
 export function command(
-  name: 'start' | 'status' | 'reset',
+  name: 'start' | 'status' | 'reset' | 'demo',
   dataDir: string,
   { args = [], env = {} }: { args?: string[]; env?: Record<string, string> } = {},
 ): RunningCommand {
