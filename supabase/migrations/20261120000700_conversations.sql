@@ -160,7 +160,7 @@ create statistics public.messages_conversation_id_organization_id_stats (depende
   on conversation_id, organization_id from public.messages;
 comment on statistics public.messages_conversation_id_organization_id_stats is
   'A conversation has one organization: without knowing it the planner sorts the whole conversation.';
-create index messages_contact_id_idx on public.messages (organization_id, contact_id);
+create index messages_contact_id_idx on public.messages (contact_id);
 create index messages_sender_user_id_idx on public.messages (organization_id, sender_user_id)
   where sender_user_id is not null;
 

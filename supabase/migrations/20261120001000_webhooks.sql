@@ -150,19 +150,27 @@ begin
       select (array_agg(i.contact_id order by w.rank))[1] as contact_id, count(*) as known
       from rows from (jsonb_to_recordset(e.identities) as (kind public.identity_kind, value text))
         with ordinality as w (kind, value, rank)
-      join public.contact_identities i
-        on i.organization_id = e.organization_id
-        and i.instance_id = e.instance_id
-        and i.kind = w.kind
-        and i.value = w.value
+      cross join lateral (
+        select i.contact_id
+        from public.contact_identities i
+        where i.organization_id = e.organization_id
+          and i.instance_id = e.instance_id
+          and i.kind = w.kind
+          and i.value = w.value
+        limit 1
+      ) i
     ) by_identity on true
-    left join public.contacts c
-      on c.organization_id = e.organization_id
-      and c.id = coalesce(by_identity.contact_id, (
-        select p.id
-        from public.contacts p
-        where p.organization_id = e.organization_id and p.phone_number = e.phone_number
-      ))
+    left join lateral (
+      select p.id, p.phone_number, p.profile_name
+      from public.contacts p
+      where p.organization_id = e.organization_id
+        and p.id = coalesce(by_identity.contact_id, (
+          select same_number.id
+          from public.contacts same_number
+          where same_number.organization_id = e.organization_id and same_number.phone_number = e.phone_number
+        ))
+      limit 1
+    ) c on true
     order by e.n
   );
 end;
@@ -226,13 +234,12 @@ begin
   order by p.phone_number
   on conflict (organization_id, phone_number) do nothing;
 
-  -- By the number, because the contact may be one that was there before, or that another of these people became.
+  -- Only of those who are new: the ids of a contact that others can see are written under its lock, later.
   insert into public.contact_identities (organization_id, contact_id, instance_id, kind, value)
-  select p.organization_id, coalesce(same_number.id, p.id), p.instance_id, w.kind, w.value
+  select p.organization_id, p.id, p.instance_id, w.kind, w.value
   from unnest(people) p
+  join public.contacts created on created.organization_id = p.organization_id and created.id = p.id
   cross join lateral jsonb_to_recordset(p.identities) as w (kind public.identity_kind, value text)
-  left join public.contacts same_number
-    on same_number.organization_id = p.organization_id and same_number.phone_number = p.phone_number
   order by w.kind, w.value
   on conflict on constraint contact_identities_instance_id_kind_value_key do nothing;
 end;
@@ -542,9 +549,11 @@ declare
   stored bigint[];
 begin
   fresh := array(
-    select first_of_its_id
+    select jsonb_populate_record(first, jsonb_build_object(
+      -- A microsecond apart, so that a batch reads in the provider's order.
+      'message_id', private.uuid_v7(started_at + (first).n * interval '1 microsecond')))
     from (
-      select distinct on (e.organization_id, e.instance_id, e.whatsapp_message_id) e as first_of_its_id
+      select distinct on (e.organization_id, e.instance_id, e.whatsapp_message_id) e as first
       from unnest(events) e
       where e.kind in ('message', 'echo', 'identity_change')
         and e.contact_id is not null
@@ -568,25 +577,22 @@ begin
       select distinct on (e.organization_id, e.instance_id, e.contact_id)
         e.organization_id, e.instance_id, e.contact_id, e.whatsapp_chat_id
       from unnest(fresh) e
-        where private.opens_conversation(e)
+      where private.opens_conversation(e)
       order by e.organization_id, e.instance_id, e.contact_id, e.n desc
-    ), held as (
-      select v.organization_id, v.instance_id, v.contact_id, v.whatsapp_chat_id
-      from public.conversations v
-      where v.is_open
-        and (v.organization_id, v.instance_id, v.contact_id) in (
-          select chat.organization_id, chat.instance_id, chat.contact_id from chat
-        )
-      order by v.organization_id, v.id
-      for no key update
     )
-    select count(*), count(held.contact_id), coalesce(bool_or(chat.whatsapp_chat_id <> held.whatsapp_chat_id), false)
+    select count(*), count(held.id), coalesce(bool_or(chat.whatsapp_chat_id <> held.whatsapp_chat_id), false)
     into wanted, locked, chat_moved
     from chat
-    left join held
-      on held.organization_id = chat.organization_id
-      and held.instance_id = chat.instance_id
-      and held.contact_id = chat.contact_id;
+    left join lateral (
+      select v.id, v.whatsapp_chat_id
+      from public.conversations v
+      where v.organization_id = chat.organization_id
+        and v.instance_id = chat.instance_id
+        and v.contact_id = chat.contact_id
+        -- "is true" keeps the inbox's index out of it: a tenant has many open conversations, a contact has one.
+        and v.is_open is true
+      for no key update
+    ) held on true;
     exit when locked = wanted;
 
     insert into public.conversations (organization_id, instance_id, contact_id, whatsapp_chat_id)
@@ -598,58 +604,55 @@ begin
     on conflict (organization_id, instance_id, contact_id) where is_open do nothing;
   end loop;
 
-  with new_message as (
-    insert into public.messages (
-      organization_id, id, conversation_id, contact_id, instance_id, direction, sender, message_type, content, media,
-      whatsapp_message_id, reply_to_whatsapp_message_id, status, error_code, error_message, sent_at, metadata
-    )
-    select
-      e.organization_id,
-      -- A microsecond apart, so that a batch reads in the provider's order.
-      private.uuid_v7(started_at + e.n * interval '1 microsecond'),
-      coalesce(named.conversation_id, current.id),
-      e.contact_id,
-      e.instance_id,
-      case e.kind when 'echo' then 'outbound' else 'inbound' end::public.message_direction,
-      case e.kind when 'echo' then 'human' when 'identity_change' then 'system' else 'contact' end::public.message_sender,
-      coalesce(e.message_type, 'text'),
-      e.content,
-      e.media,
-      e.whatsapp_message_id,
-      e.reply_to_whatsapp_message_id,
-      case e.kind when 'echo' then 'sent' else 'received' end::public.message_status,
-      e.error_code,
-      e.error_message,
-      e.at,
-      coalesce(e.metadata, '{}')
-    from unnest(fresh) e
-    -- A reaction belongs where the message is that it names.
-    left join public.messages named
-      on e.message_type = 'reaction'
-      and named.organization_id = e.organization_id
-      and named.instance_id = e.instance_id
-      and named.whatsapp_message_id = e.reply_to_whatsapp_message_id
-    left join lateral (
-      select v.id
-      from public.conversations v
-      where v.organization_id = e.organization_id
-        and v.instance_id = e.instance_id
-        and v.contact_id = e.contact_id
-        and (v.is_open or e.kind = 'identity_change')
-      order by v.is_open desc, v.id desc
-      limit 1
-    ) current on true
-    where coalesce(named.conversation_id, current.id) is not null
-    order by e.n
-    on conflict on constraint messages_instance_id_whatsapp_message_id_key do nothing
-    returning organization_id, instance_id, whatsapp_message_id
+  insert into public.messages (
+    organization_id, id, conversation_id, contact_id, instance_id, direction, sender, message_type, content, media,
+    whatsapp_message_id, reply_to_whatsapp_message_id, status, error_code, error_message, sent_at, metadata
   )
-  select coalesce(array_agg(e.n), '{}') into stored
-  from new_message m
-  join unnest(fresh) e
-    on e.organization_id = m.organization_id
-    and e.instance_id = m.instance_id
-    and e.whatsapp_message_id = m.whatsapp_message_id;
+  select
+    e.organization_id,
+    e.message_id,
+    coalesce(named.conversation_id, current.id),
+    e.contact_id,
+    e.instance_id,
+    case e.kind when 'echo' then 'outbound' else 'inbound' end::public.message_direction,
+    case e.kind when 'echo' then 'human' when 'identity_change' then 'system' else 'contact' end::public.message_sender,
+    coalesce(e.message_type, 'text'),
+    e.content,
+    e.media,
+    e.whatsapp_message_id,
+    e.reply_to_whatsapp_message_id,
+    case e.kind when 'echo' then 'sent' else 'received' end::public.message_status,
+    e.error_code,
+    e.error_message,
+    e.at,
+    coalesce(e.metadata, '{}')
+  from unnest(fresh) e
+  -- A reaction belongs where the message is that it names.
+  left join public.messages named
+    on e.message_type = 'reaction'
+    and named.organization_id = e.organization_id
+    and named.instance_id = e.instance_id
+    and named.whatsapp_message_id = e.reply_to_whatsapp_message_id
+  left join lateral (
+    select v.id
+    from public.conversations v
+    where v.organization_id = e.organization_id
+      and v.instance_id = e.instance_id
+      and v.contact_id = e.contact_id
+      and (v.is_open is true or e.kind = 'identity_change')
+    order by v.is_open desc, v.id desc
+    limit 1
+  ) current on true
+  where coalesce(named.conversation_id, current.id) is not null
+  order by e.n
+  on conflict on constraint messages_instance_id_whatsapp_message_id_key do nothing;
+  stored := array(
+    select e.n
+    from unnest(fresh) e
+    where exists (
+      select from public.messages m where m.organization_id = e.organization_id and m.id = e.message_id
+    )
+  );
 
   -- Where to answer from now on: the id that the customer used last.
   if chat_moved then
@@ -659,7 +662,7 @@ begin
       select distinct on (e.organization_id, e.instance_id, e.contact_id)
         e.organization_id, e.instance_id, e.contact_id, e.whatsapp_chat_id
       from unnest(fresh) e
-        where e.kind = 'message' and e.whatsapp_chat_id is not null
+      where e.kind = 'message' and e.whatsapp_chat_id is not null
       order by e.organization_id, e.instance_id, e.contact_id, e.n desc
     ) latest
     where v.organization_id = latest.organization_id
@@ -797,8 +800,7 @@ language plpgsql
 volatile
 security definer -- the one door through which deliveries come in
 set search_path = ''
--- Everything below is a look-up by key. Planning it costs several times what running it does; and a plan made while
--- the tables were small must not read them whole when they have grown.
+-- Everything below is a look-up by key. Planning it costs several times what running it does.
 set plan_cache_mode = force_generic_plan
 set enable_seqscan = off
 set enable_hashjoin = off
@@ -816,6 +818,18 @@ declare
   parked bigint := 0;
   news bigint := 0;
 begin
+  -- Before the first ANALYZE every index looks alike to the planner: a plan made then must not be kept.
+  if exists (
+    select
+    from pg_catalog.pg_class c
+    where c.reltuples < 0
+      and c.oid in (
+        'public.contacts'::regclass, 'public.contact_identities'::regclass,
+        'public.conversations'::regclass, 'public.messages'::regclass)
+  ) then
+    perform set_config('plan_cache_mode', 'force_custom_plan', true);
+  end if;
+
   select a.* into app from private.meta_apps a where a.app_key = ingest_webhook.app_key;
   if not found then
     perform private.raise_error('BL102', 'app_not_found', 'There is no such Meta app');
@@ -902,6 +916,10 @@ begin
   for no key update;
   if exists (select from unnest(events) e where e.tells_news and e.contact_id is not null) then
     perform private.update_contacts(events);
+    -- Someone who shows only a BSUID here may be one who shows a known number beside it in the same delivery.
+    if exists (select from unnest(events) e where e.contact_id is null) then
+      events := private.match_contacts(events);
+    end if;
   end if;
 
   stored := private.store_messages(events);
