@@ -40,6 +40,8 @@ const METHODS = 'GET,HEAD,PUT,PATCH,POST,DELETE,OPTIONS,TRACE,CONNECT'
 const DEFAULT_REQUEST_HEADERS =
   'authorization, x-client-info, apikey, content-type, content-profile, accept-profile, prefer, range, x-supabase-api-version'
 
+const LINGER_MS = 3000
+
 const NOT_RUNNING = 'The service is not running at the moment; try again.'
 
 /** Links of e-mails and of other identity providers, which cannot carry a key. */
@@ -154,6 +156,7 @@ export async function startGateway(port: number, options: GatewayOptions): Promi
   ): void {
     const headers = onward(request, prefix)
     if (authorization !== undefined) headers.authorization = authorization
+    let answered: IncomingMessage | null = null
     const upstream = send({
       ...address,
       agent,
@@ -162,15 +165,21 @@ export async function startGateway(port: number, options: GatewayOptions): Promi
       headers,
       setHost: false,
     }, (answer) => {
-      // Answered before all of the body came: what is left of it must not be taken for the next request's business.
-      if (!request.complete) response.setHeader('connection', 'close')
+      answered = answer
+      if (!request.complete) {
+        // Refused before all of the body came: nobody wants the rest, and the next request must not wait behind it.
+        request.unpipe(upstream)
+        response.setHeader('connection', 'close')
+      }
       response.writeHead(answer.statusCode ?? 502, answer.statusMessage, backward(answer, cors))
-      answer.pipe(response)
+      answer.pipe(response, { end: false })
+      answer.once('end', () => void received(request).then(() => response.end()))
       // The upstream died in the middle of its answer: the client must not take half for the whole.
       answer.once('error', () => response.destroy())
     })
     upstream.once('error', (error) => {
-      if (response.headersSent) return void response.destroy()
+      // It may close on a body that it did not want, right after its answer.
+      if (response.headersSent) return void (answered?.complete || response.destroy())
       if (cors) allowOrigin(response)
       const down = hasCode(error, 'ECONNREFUSED', 'ENOENT')
       respondJson(response, down ? 503 : 502, {
@@ -180,8 +189,6 @@ export async function startGateway(port: number, options: GatewayOptions): Promi
     response.once('close', () => response.writableFinished || upstream.destroy())
     request.once('error', () => upstream.destroy())
     request.pipe(upstream)
-    // Answered before all of the body was read: the rest is dropped, or the next request on this connection would wait.
-    upstream.once('close', () => request.resume())
   }
 
   await new Promise<void>((resolve, reject) => {
@@ -206,6 +213,22 @@ export async function startGateway(port: number, options: GatewayOptions): Promi
         agent.destroy()
       }),
   }
+}
+
+/**
+ * Resolves when all of a request has come, which is dropped: a connection that is closed on bytes unread is reset, and
+ * the client loses the answer with it. Not for ever: who keeps sending is cut off.
+ */
+function received(request: IncomingMessage): Promise<void> {
+  return new Promise((resolve) => {
+    if (request.complete || request.destroyed) return resolve()
+    const timer = setTimeout(resolve, LINGER_MS)
+    request.once('close', () => {
+      clearTimeout(timer)
+      resolve()
+    })
+    request.resume()
+  })
 }
 
 /** The auth server reads parsed and raw headers. */
