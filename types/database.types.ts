@@ -98,6 +98,7 @@ export type Database = {
           'created_at': string
           'email': string | null
           'id': string
+          'identity_changed_at': string | null
           'last_interaction_at': string | null
           'metadata': NonNullable<Json>
           'name': string | null
@@ -121,6 +122,7 @@ export type Database = {
           'created_at'?: string
           'email'?: string | null
           'id'?: string
+          'identity_changed_at'?: string | null
           'last_interaction_at'?: string | null
           'metadata'?: NonNullable<Json>
           'name'?: string | null
@@ -143,6 +145,7 @@ export type Database = {
           'created_at'?: string
           'email'?: string | null
           'id'?: string
+          'identity_changed_at'?: string | null
           'last_interaction_at'?: string | null
           'metadata'?: NonNullable<Json>
           'name'?: string | null

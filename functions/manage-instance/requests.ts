@@ -5,7 +5,11 @@ import { HttpError } from '../_shared/http.ts'
 
 // As Postgres writes it: a secret is sealed for its organization, and only the same spelling opens it.
 const id = z.guid().toLowerCase()
-const name = z.string().trim().min(1).max(120)
+// What Postgres cannot store is refused here, by field.
+const text = z.string().trim().min(1).refine((value) => value.isWellFormed() && !value.includes('\u0000'), {
+  message: 'has characters that cannot be stored',
+})
+const name = text.max(120)
 const secret = z.string().trim().min(1).max(4096)
 
 // Kept apart from the other rules for its own error code.
@@ -22,7 +26,7 @@ export const connectSchema = z.object({
   provider: z.enum(['meta_cloud', 'evolution', 'zapi']),
   name,
   phone_number: phoneNumber,
-  external_id: z.string().trim().min(1).max(128),
+  external_id: text.max(128),
   access_token: secret,
   app_key: z.string().regex(/^[A-Za-z0-9_-]{16,64}$/).optional(),
   meta_app: z.object({ app_secret: secret, verify_token: secret }).optional(),

@@ -52,6 +52,8 @@ export interface MessageEvent extends MessageContent {
   sent_at: string
   identities: Identity[]
   phone_number: string | null
+  /** A number that the person says to have. It proves nothing: another contact with it is another contact. */
+  shared_phone_number?: string
   profile_name: string | null
   /** The id that a reply is addressed to. */
   whatsapp_chat_id: string

@@ -713,9 +713,12 @@ alter table public.organization_invitations force row level security;
 create policy "Admins can read their organization's invitations" on public.organization_invitations
   for select to authenticated
   using (organization_id = any ((select private.member_organizations('admin'))::uuid[]));
-create policy "Admins can withdraw their organization's invitations" on public.organization_invitations
+create policy "Admins can withdraw invitations below an owner's" on public.organization_invitations
   for delete to authenticated
-  using (organization_id = any ((select private.member_organizations('admin'))::uuid[]));
+  using (
+    organization_id = any ((select private.member_organizations('admin'))::uuid[])
+    and (role < 'owner' or organization_id = any ((select private.member_organizations('owner'))::uuid[]))
+  );
 revoke all on public.organization_invitations from public, anon, authenticated, service_role;
 grant select (organization_id, id, email, role, invited_by, expires_at, accepted_at, accepted_by, created_at)
   on public.organization_invitations to authenticated, service_role;
@@ -752,7 +755,8 @@ stable
 set search_path = ''
 as $$
 begin
-  if role > private.own_role(organization_id) then
+  -- Who is no member any more has no rank: null is a refusal, too.
+  if (role <= private.own_role(organization_id)) is not true then
     perform private.raise_error('BL002', 'not_allowed', format('Only an %s may give or take the role %s', role, role),
       jsonb_build_object('minimum_role', role));
   end if;
@@ -772,6 +776,25 @@ begin
 end;
 $$;
 comment on function private.lock_members(uuid) is 'Serialises the membership changes of one organization.';
+
+create function private.withdraw_invitations(organization_id uuid, user_id uuid)
+returns void
+language plpgsql
+volatile
+set search_path = ''
+as $$
+begin
+  delete from public.organization_invitations i
+  where i.organization_id = withdraw_invitations.organization_id
+    and i.accepted_at is null
+    and (
+      i.invited_by = withdraw_invitations.user_id
+      or i.email = (select lower(u.email) from auth.users u where u.id = withdraw_invitations.user_id)
+    );
+end;
+$$;
+comment on function private.withdraw_invitations(uuid, uuid) is
+  'Whoever loses a role also loses the open invitations that he wrote or that wait for him: they would give it back.';
 
 create function private.require_another_owner(organization_id uuid, leaving uuid)
 returns void
@@ -812,7 +835,12 @@ declare
   invitation public.organization_invitations;
 begin
   perform private.require_role(organization_id, 'admin');
-  perform private.require_rank(organization_id, role);
+  -- An open invitation is replaced: to take one away also needs its rank.
+  perform private.require_rank(organization_id, greatest(role, (
+    select i.role
+    from public.organization_invitations i
+    where i.organization_id = invite_member.organization_id and i.email = address and i.accepted_at is null
+  )));
   if address is null or address !~ '^[^@\s]+@[^@\s]+\.[^@\s]+$' or length(address) > 254 then
     perform private.raise_error('BL008', 'invalid_email', 'This is not an e-mail address');
   end if;
@@ -940,6 +968,8 @@ declare
 begin
   perform private.require_role(organization_id, 'admin');
   perform private.lock_members(organization_id);
+  -- Again: the caller may have been removed while he waited.
+  perform private.require_role(organization_id, 'admin');
   select m.* into membership
   from public.user_roles m
   where m.organization_id = change_member_role.organization_id and m.user_id = change_member_role.user_id;
@@ -949,6 +979,9 @@ begin
   perform private.require_rank(organization_id, greatest(role, membership.role));
   if role < 'owner' then
     perform private.require_another_owner(organization_id, user_id);
+  end if;
+  if role < membership.role then
+    perform private.withdraw_invitations(organization_id, user_id);
   end if;
   update public.user_roles m
   set role = change_member_role.role
@@ -990,8 +1023,12 @@ declare
 begin
   if user_id is distinct from auth.uid() then
     perform private.require_role(organization_id, 'admin');
+    perform private.lock_members(organization_id);
+    -- Again: the caller may have been removed while he waited.
+    perform private.require_role(organization_id, 'admin');
+  else
+    perform private.lock_members(organization_id);
   end if;
-  perform private.lock_members(organization_id);
   select m.* into membership
   from public.user_roles m
   where m.organization_id = remove_member.organization_id and m.user_id = remove_member.user_id;
@@ -1002,6 +1039,7 @@ begin
     perform private.require_rank(organization_id, membership.role);
   end if;
   perform private.require_another_owner(organization_id, user_id);
+  perform private.withdraw_invitations(organization_id, user_id);
   delete from public.user_roles m
   where m.organization_id = remove_member.organization_id and m.user_id = remove_member.user_id;
   return membership;

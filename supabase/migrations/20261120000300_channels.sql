@@ -226,8 +226,12 @@ begin
   end if;
 
   if meta_app is not null then
-    insert into private.meta_apps (app_key, organization_id, app_secret, verify_token)
-    values (chosen_app, connect_instance.organization_id, meta_app ->> 'app_secret', meta_app ->> 'verify_token');
+    begin
+      insert into private.meta_apps (app_key, organization_id, app_secret, verify_token)
+      values (chosen_app, connect_instance.organization_id, meta_app ->> 'app_secret', meta_app ->> 'verify_token');
+    exception when unique_violation then
+      perform private.raise_error('BL102', 'app_not_found', 'This organization has no such Meta app');
+    end;
   elsif chosen_app is null then
     select case when count(*) = 1 then min(a.app_key) end into chosen_app
     from private.meta_apps a

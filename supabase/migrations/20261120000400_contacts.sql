@@ -25,6 +25,7 @@ create table public.contacts (
   opted_in_at timestamptz,
   opted_out_at timestamptz,
   last_interaction_at timestamptz,
+  identity_changed_at timestamptz,
   metadata jsonb not null default '{}',
   created_at timestamptz not null default now(),
   updated_at timestamptz not null default now(),
@@ -45,6 +46,8 @@ comment on column public.contacts.phone_number is
   'Canonical E.164; any usual spelling may be written. Null when WhatsApp hides it (username) and nobody asked yet.';
 comment on column public.contacts.profile_name is 'What the person calls himself on WhatsApp; name is what the organization calls him.';
 comment on column public.contacts.status is 'blocked (Healz''s suspended): messages are still stored, nothing automatic answers.';
+comment on column public.contacts.identity_changed_at is
+  'When the provider last announced a new number or id: an older announcement that comes again changes nothing.';
 comment on column public.contacts.opted_out_at is 'Since when the person wants no marketing.';
 create index contacts_preferred_location_id_idx on public.contacts (organization_id, preferred_location_id)
   where preferred_location_id is not null;

@@ -77,9 +77,21 @@ begin
     loop
       partition_name := format('%s_%s', parent.relname, to_char(month_start at time zone 'UTC', 'YYYY_MM'));
       continue when to_regclass(format('partitions.%I', partition_name)) is not null;
-      execute format(
-        'create table partitions.%I partition of public.%I for values from (%L) to (%L)',
-        partition_name, parent.relname, month_start, month_start + interval '1 month');
+      begin
+        execute format(
+          'create table partitions.%I partition of public.%I for values from (%L) to (%L)',
+          partition_name, parent.relname, month_start, month_start + interval '1 month');
+      exception when check_violation then
+        -- The month came before its partition did: what the default took in goes where it belongs.
+        execute format('create table partitions.%I (like public.%I including all)', partition_name, parent.relname);
+        execute format(
+          'with moved as (delete from partitions.%I where created_at >= %L and created_at < %L returning *)
+           insert into partitions.%I select * from moved',
+          parent.relname || '_default', month_start, month_start + interval '1 month', partition_name);
+        execute format(
+          'alter table public.%I attach partition partitions.%I for values from (%L) to (%L)',
+          parent.relname, partition_name, month_start, month_start + interval '1 month');
+      end;
       -- Reached past its parent a partition obeys no policy of the parent's: it gets its own lock.
       execute format('alter table partitions.%I enable row level security', partition_name);
       execute format('alter table partitions.%I force row level security', partition_name);
@@ -112,6 +124,7 @@ create type private.inbound_event as (
   message_id uuid,
   identities jsonb,
   phone_number text,
+  shared_phone_number text,
   profile_name text,
   whatsapp_chat_id text,
   message_type public.message_type,
@@ -129,7 +142,7 @@ create type private.inbound_event as (
   tells_news boolean
 );
 comment on type private.inbound_event is
-  'One thing that a provider told: kind message, echo, status, edit, revoke, reaction, identity_change or preference. n orders a delivery; whatsapp_message_id is the message told of (for status, edit, revoke and reaction: the one it changes), message_id our own id of it; contact_id whose it is, tells_news whether it shows an id, a number or a profile name of that contact that we do not have.';
+  'One thing that a provider told: kind message, echo, status, edit, revoke, reaction, identity_change or preference. n orders a delivery; whatsapp_message_id is the message told of (for status, edit, revoke and reaction: the one it changes), message_id our own id of it; shared_phone_number is one that a person says to have, which proves nothing; contact_id whose it is, tells_news whether it shows an id, a number or a profile name of that contact that we do not have.';
 
 create function private.match_contacts(events private.inbound_event[])
 returns private.inbound_event[]
@@ -139,12 +152,12 @@ set search_path = ''
 as $$
 begin
   return array(
-    select jsonb_populate_record(e, jsonb_build_object(
+    select case when e.contact_id is not null then e else jsonb_populate_record(e, jsonb_build_object(
       'contact_id', c.id,
       'tells_news',
         by_identity.known is distinct from jsonb_array_length(e.identities)
-        or c.phone_number is null and e.phone_number is not null
-        or c.profile_name is distinct from coalesce(e.profile_name, c.profile_name)))
+        or c.phone_number is null and coalesce(e.phone_number, e.shared_phone_number) is not null
+        or c.profile_name is distinct from coalesce(e.profile_name, c.profile_name))) end
     from unnest(events) e
     left join lateral (
       select (array_agg(i.contact_id order by w.rank))[1] as contact_id, count(*) as known
@@ -159,11 +172,13 @@ begin
           and i.value = w.value
         limit 1
       ) i
+      where e.contact_id is null
     ) by_identity on true
     left join lateral (
       select p.id, p.phone_number, p.profile_name
       from public.contacts p
-      where p.organization_id = e.organization_id
+      where e.contact_id is null
+        and p.organization_id = e.organization_id
         and p.id = coalesce(by_identity.contact_id, (
           select same_number.id
           from public.contacts same_number
@@ -176,7 +191,33 @@ begin
 end;
 $$;
 comment on function private.match_contacts(private.inbound_event[]) is
-  'The same events, each with whose it is: by the ids WhatsApp gives (in the adapter''s order), else by the canonical phone number.';
+  'The same events, each with whose it is (if that is not known yet): by the ids WhatsApp gives (in the adapter''s order), else by the canonical phone number.';
+
+create function private.lock_identities(events private.inbound_event[])
+returns void
+language plpgsql
+volatile
+set search_path = ''
+as $$
+begin
+  -- 256 locks per organization keep strangers apart. In one order for everybody, and before any row is locked.
+  perform pg_advisory_xact_lock(bucket.organization, bucket.identity)
+  from (
+    select distinct hashtext(e.organization_id::text) as organization, hashtext(told.value) & 255 as identity
+    from unnest(events) e
+    cross join lateral (
+      select w.value from jsonb_to_recordset(e.identities || e.new_identities) as w (value text)
+      union all
+      select number
+      from unnest(array[e.phone_number, e.shared_phone_number, e.new_phone_number]) number
+      where number is not null
+    ) told
+    order by 1, 2
+  ) bucket;
+end;
+$$;
+comment on function private.lock_identities(private.inbound_event[]) is
+  'A person whom we do not know yet has no row to lock: his ids and numbers stand for him. Two deliveries that meet the same stranger, or learn the same number, come one after the other.';
 
 create type private.new_person as (
   organization_id uuid,
@@ -196,15 +237,6 @@ as $$
 declare
   people private.new_person[];
 begin
-  -- A customer's first two messages may come in two transactions at once. 64 locks per number keep strangers apart.
-  perform pg_advisory_xact_lock(bucket.instance, bucket.customer)
-  from (
-    select distinct hashtext(e.instance_id::text) as instance, hashtext(w.value) & 63 as customer
-    from unnest(newcomers) e
-    cross join lateral jsonb_to_recordset(e.identities) as w (value text)
-    order by 1, 2
-  ) bucket;
-
   people := array(
     select row(
       e.organization_id,
@@ -214,8 +246,7 @@ begin
       (array_agg(e.profile_name order by e.n desc) filter (where e.profile_name is not null))[1],
       jsonb_agg(w)
     )::private.new_person
-    -- Whoever held the lock before us may have met them.
-    from unnest(private.match_contacts(newcomers)) e
+    from unnest(newcomers) e
     cross join lateral jsonb_array_elements(e.identities) w
     left join lateral (
       select bsuid ->> 'value' as value
@@ -223,7 +254,6 @@ begin
       where bsuid ->> 'kind' = 'bsuid'
       limit 1
     ) hidden on true
-    where e.contact_id is null
     group by e.organization_id, e.instance_id, coalesce(hidden.value, e.phone_number, e.identities -> 0 ->> 'value')
   );
 
@@ -264,7 +294,7 @@ begin
   order by e.organization_id, e.instance_id, w.kind, w.value, e.n
   on conflict on constraint contact_identities_instance_id_kind_value_key do nothing;
 
-  -- A number that was hidden until now; a new profile name.
+  -- A number that was hidden until now, if nobody else has it; a new profile name.
   update public.contacts p
   set phone_number = coalesce(p.phone_number, news.phone_number),
       profile_name = coalesce(news.profile_name, p.profile_name),
@@ -274,17 +304,23 @@ begin
       e.organization_id,
       e.contact_id,
       (array_agg(e.profile_name order by e.n desc) filter (where e.profile_name is not null))[1] as profile_name,
-      (
-        array_agg(e.phone_number order by e.n desc) filter (
-          where e.phone_number is not null and not exists (
+      min(e.number) filter (where e.is_first_to_have_it) as phone_number
+    from (
+      select
+        told.*,
+        told.number is not null
+          and row_number() over (partition by told.organization_id, told.number order by told.n) = 1
+          and not exists (
             select
             from public.contacts other
-            where other.organization_id = e.organization_id and other.phone_number = e.phone_number
-          )
-        )
-      )[1] as phone_number
-    from unnest(events) e
-    where e.tells_news and e.contact_id is not null
+            where other.organization_id = told.organization_id and other.phone_number = told.number
+          ) as is_first_to_have_it
+      from (
+        select e.*, coalesce(e.phone_number, e.shared_phone_number) as number
+        from unnest(events) e
+        where e.tells_news and e.contact_id is not null
+      ) told
+    ) e
     group by e.organization_id, e.contact_id
   ) news
   where p.organization_id = news.organization_id
@@ -423,11 +459,12 @@ begin
         c.organization_id, c.message_id as id, c.content, c.media, c.at
       from unnest(named) c
       where c.kind = 'edit'
-      order by c.organization_id, c.message_id, c.at desc
+      order by c.organization_id, c.message_id, c.at desc, c.n desc
     ) e
     where m.organization_id = e.organization_id
       and m.id = e.id
-      and (m.edited_at is null or m.edited_at < e.at);
+      and (m.edited_at is null or m.edited_at <= e.at)
+      and m.content is distinct from e.content;
   end if;
 
   if exists (select from unnest(named) c where c.kind = 'revoke') then
@@ -454,10 +491,11 @@ begin
           select distinct on (c.value) c.value as reactor, c.content as emoji, c.at
           from unnest(named) c
               where c.kind = 'reaction' and c.organization_id = m.organization_id and c.message_id = m.id
-          order by c.value, c.at desc
+          order by c.value, c.at desc, c.n desc
         ) latest
-        -- A removed reaction stays as null, or an older one that comes late would bring it back.
-        where latest.at > coalesce((m.metadata -> 'reactions' -> latest.reactor ->> 'at')::timestamptz, '-infinity')
+        -- A removed reaction stays as null, or an older one that comes late would bring it back. Meta's clock has
+        -- seconds: of two in one second, the one that came later.
+        where latest.at >= coalesce((m.metadata -> 'reactions' -> latest.reactor ->> 'at')::timestamptz, '-infinity')
       ))
     where (m.organization_id, m.id) in (
       select c.organization_id, c.message_id
@@ -701,21 +739,30 @@ comment on function private.opens_conversation(private.inbound_event) is 'Whethe
 
 -- News about customers ---------------------------------------------------------------------------------------------
 
-create function private.apply_identity_changes(events private.inbound_event[])
+create function private.apply_identity_changes(announced private.inbound_event[])
 returns bigint
 language plpgsql
 volatile
 set search_path = ''
 as $$
 declare
-  moved bigint;
+  -- The last word of each contact, unless a later one was heard before: a redelivery changes nothing.
+  events constant private.inbound_event[] := array(
+    select last_word
+    from (
+      select distinct on (e.organization_id, e.contact_id) e as last_word
+      from unnest(announced) e
+      join public.contacts p on p.organization_id = e.organization_id and p.id = e.contact_id
+      where e.kind = 'identity_change' and (p.identity_changed_at is null or p.identity_changed_at < e.at)
+      order by e.organization_id, e.contact_id, e.n desc
+    ) latest
+  );
 begin
   -- The old id is free from now on: the number may pass to another person.
   delete from public.contact_identities i
   using unnest(events) e
   cross join lateral jsonb_to_recordset(e.identities) as old_id (kind public.identity_kind, value text)
-  where e.kind = 'identity_change'
-    and i.organization_id = e.organization_id
+  where i.organization_id = e.organization_id
     and i.instance_id = e.instance_id
     and i.contact_id = e.contact_id
     and i.kind = old_id.kind
@@ -728,35 +775,45 @@ begin
     );
 
   insert into public.contact_identities (organization_id, contact_id, instance_id, kind, value)
-  select distinct e.organization_id, e.contact_id, e.instance_id, w.kind, w.value
+  select e.organization_id, e.contact_id, e.instance_id, w.kind, w.value
   from unnest(events) e
   cross join lateral jsonb_to_recordset(e.new_identities) as w (kind public.identity_kind, value text)
-  where e.kind = 'identity_change' and e.contact_id is not null
+  order by w.kind, w.value
   on conflict on constraint contact_identities_instance_id_kind_value_key do nothing;
-  get diagnostics moved = row_count;
 
-  -- If another contact has the new number already, a person decides whether they are one: see merge_contacts.
+  -- Who left a number no longer has it. If another contact has the new one already, a person decides whether they
+  -- are one: until then this contact has none.
   update public.contacts p
-  set phone_number = latest.new_phone_number
+  set phone_number = case
+        when change.new_phone_number is null then p.phone_number
+        when change.is_free then change.new_phone_number
+        when p.phone_number = change.phone_number then null
+        else p.phone_number
+      end,
+      identity_changed_at = change.at
   from (
-    select distinct on (e.organization_id, e.contact_id) e.organization_id, e.contact_id, e.new_phone_number
+    select
+      e.organization_id,
+      e.contact_id,
+      e.phone_number,
+      e.new_phone_number,
+      e.at,
+      row_number() over (partition by e.organization_id, e.new_phone_number order by e.n desc) = 1
+        and not exists (
+          select
+          from public.contacts other
+          where other.organization_id = e.organization_id
+            and other.phone_number = e.new_phone_number
+            and other.id <> e.contact_id
+        ) as is_free
     from unnest(events) e
-    where e.kind = 'identity_change' and e.new_phone_number is not null
-    order by e.organization_id, e.contact_id, e.n desc
-  ) latest
-  where p.organization_id = latest.organization_id
-    and p.id = latest.contact_id
-    and p.phone_number is distinct from latest.new_phone_number
-    and not exists (
-      select
-      from public.contacts other
-      where other.organization_id = latest.organization_id and other.phone_number = latest.new_phone_number
-    );
-  return moved;
+  ) change
+  where p.organization_id = change.organization_id and p.id = change.contact_id;
+  return cardinality(events);
 end;
 $$;
 comment on function private.apply_identity_changes(private.inbound_event[]) is
-  'A customer changed number or BSUID: the identity moves, the contact stays. Returns how many ids were new.';
+  'Customers changed number or BSUID: the identity moves, the contact stays. Returns how many did.';
 
 create function private.apply_preferences(events private.inbound_event[])
 returns bigint
@@ -811,6 +868,7 @@ declare
   unrouted bigint;
   unknown bigint;
   events private.inbound_event[];
+  uncertain private.inbound_event[];
   newcomers private.inbound_event[];
   stored bigint[];
   changes private.inbound_event[];
@@ -870,14 +928,14 @@ begin
     cross join lateral rows from (
       jsonb_to_recordset(p.events) as (
         kind text, sent_at timestamptz, occurred_at timestamptz, whatsapp_message_id text, message_id uuid,
-        identities jsonb, phone_number text, profile_name text, whatsapp_chat_id text,
+        identities jsonb, phone_number text, shared_phone_number text, profile_name text, whatsapp_chat_id text,
         message_type public.message_type, content text, media jsonb, reply_to_whatsapp_message_id text,
         status public.message_status, error_code text, error_message text,
         new_identities jsonb, new_phone_number text, value text, metadata jsonb
       )
     ) with ordinality as e (
-      kind, sent_at, occurred_at, whatsapp_message_id, message_id, identities, phone_number, profile_name,
-      whatsapp_chat_id, message_type, content, media, reply_to_whatsapp_message_id, status, error_code,
+      kind, sent_at, occurred_at, whatsapp_message_id, message_id, identities, phone_number, shared_phone_number,
+      profile_name, whatsapp_chat_id, message_type, content, media, reply_to_whatsapp_message_id, status, error_code,
       error_message, new_identities, new_phone_number, value, metadata, ordinality
     )
     where p.instance_id is not null
@@ -888,16 +946,39 @@ begin
     array(
       select row(
         e.n, e.organization_id, e.instance_id, e.kind, e.at, e.whatsapp_message_id, e.message_id,
-        coalesce(e.identities, '[]'), e.phone_number, e.profile_name, e.whatsapp_chat_id, e.message_type, e.content,
-        e.media, e.reply_to_whatsapp_message_id, e.status, e.error_code, e.error_message,
+        coalesce(e.identities, '[]'), e.phone_number, e.shared_phone_number, e.profile_name, e.whatsapp_chat_id,
+        e.message_type, e.content, e.media, e.reply_to_whatsapp_message_id, e.status, e.error_code, e.error_message,
         coalesce(e.new_identities, '[]'), e.new_phone_number, e.value, coalesce(e.metadata, '{}'), null, null
       )::private.inbound_event
       from event e
     )
   into unrouted, unknown, events;
 
-  -- Whose events these are. Only someone who says something becomes a contact.
+  -- Whose events these are. Whoever we do not know, or learn something of, is looked up again under a lock.
   events := private.match_contacts(events);
+  uncertain := array(
+    select e
+    from unnest(events) e
+    where (e.contact_id is null or e.tells_news or e.kind = 'identity_change')
+      and (e.identities <> '[]' or e.phone_number is not null)
+  );
+  if cardinality(uncertain) > 0 then
+    perform private.lock_identities(uncertain);
+    events := private.match_contacts(events);
+  end if;
+  perform
+  from public.contacts p
+  where (p.organization_id, p.id) in (select e.organization_id, e.contact_id from unnest(events) e)
+  order by p.organization_id, p.id
+  for no key update;
+
+  -- Before anyone new is made: who announces a new number may write from it in the same delivery.
+  if exists (select from unnest(events) e where e.kind = 'identity_change') then
+    news := private.apply_identity_changes(events);
+    events := private.match_contacts(events);
+  end if;
+
+  -- Only someone who says something becomes a contact.
   newcomers := array(
     select e
     from unnest(events) e
@@ -909,11 +990,6 @@ begin
     perform private.create_contacts(newcomers);
     events := private.match_contacts(events);
   end if;
-  perform
-  from public.contacts p
-  where (p.organization_id, p.id) in (select e.organization_id, e.contact_id from unnest(events) e)
-  order by p.organization_id, p.id
-  for no key update;
   if exists (select from unnest(events) e where e.tells_news and e.contact_id is not null) then
     perform private.update_contacts(events);
     -- Someone who shows only a BSUID here may be one who shows a known number beside it in the same delivery.
@@ -946,7 +1022,7 @@ begin
     union all
     select row(
       e.n, e.organization_id, e.instance_id, 'reaction', e.at, e.reply_to_whatsapp_message_id, null, null, null, null,
-      null, null, e.content, null, null, null, null, null, null, null,
+      null, null, null, e.content, null, null, null, null, null, null, null,
       case e.kind when 'echo' then 'business' else e.contact_id::text end, null, null, null
     )::private.inbound_event
     from unnest(events) e
@@ -962,8 +1038,8 @@ begin
     get diagnostics parked = row_count;
   end if;
 
-  if exists (select from unnest(events) e where e.kind in ('identity_change', 'preference')) then
-    news := private.apply_identity_changes(events) + private.apply_preferences(events);
+  if exists (select from unnest(events) e where e.kind = 'preference') then
+    news := news + private.apply_preferences(events);
   end if;
 
   -- To the minute, and only if nobody else is at it: the row is hot.

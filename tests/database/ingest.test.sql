@@ -1,7 +1,7 @@
 -- What a delivery does, whatever it contains, in whatever order it comes, however often.
 begin;
 alter default privileges grant execute on functions to public;
-select plan(48);
+select plan(62);
 
 select tests.a_tenant('clinic');
 select tests.a_tenant('petshop');
@@ -138,6 +138,80 @@ select tests.deliver('clinic', tests.a_message('n1', '5531987650003'));
 select isnt((pg_temp.message('n1')).contact_id, (pg_temp.message('m1')).contact_id, 'the old number may be another person''s');
 select tests.deliver('clinic', '{"kind": "preference", "identities": [{"kind": "wa_id", "value": "5531987650004"}], "phone_number": "+5531987650004", "value": "stop", "occurred_at": "2026-11-20T13:01:00Z"}');
 select isnt((select opted_out_at from public.contacts c where c.id = (pg_temp.message('m1')).contact_id), null, 'who wants no marketing is remembered');
+
+select tests.deliver('clinic', jsonb_build_object(
+  'kind', 'identity_change', 'whatsapp_message_id', 's2', 'sent_at', '2026-11-20T14:00:00Z', 'content', 'voltou',
+  'identities', '[{"kind": "wa_id", "value": "5531987650004"}]'::jsonb, 'phone_number', '+5531987650004',
+  'new_identities', '[{"kind": "wa_id", "value": "5531987650005"}]'::jsonb, 'new_phone_number', '+5531987650005'));
+select tests.deliver('clinic', jsonb_build_object(
+  'kind', 'identity_change', 'whatsapp_message_id', 's1', 'sent_at', '2026-11-20T13:00:00Z', 'content', 'mudou de número',
+  'identities', '[{"kind": "wa_id", "value": "5531987650005"}]'::jsonb, 'phone_number', '+5531987650005',
+  'new_identities', '[{"kind": "wa_id", "value": "5531987650004"}]'::jsonb, 'new_phone_number', '+5531987650004'));
+select is((select phone_number from public.contacts c where c.id = (pg_temp.message('m1')).contact_id), '+5531987650005', 'an older change that comes again changes nothing');
+
+-- A change and a message from the new number in one delivery; then the old number is a stranger's.
+select tests.deliver('clinic', tests.a_message('ana-1', '5511987651111'));
+select tests.deliver('clinic',
+  jsonb_build_object(
+    'kind', 'identity_change', 'whatsapp_message_id', 'ana-moves', 'sent_at', '2026-11-20T13:00:00Z', 'content', 'mudou',
+    'identities', '[{"kind": "wa_id", "value": "5511987651111"}]'::jsonb, 'phone_number', '+5511987651111',
+    'new_identities', '[{"kind": "wa_id", "value": "5511987652222"}]'::jsonb, 'new_phone_number', '+5511987652222'),
+  tests.a_message('ana-2', '5511987652222', 'sou eu', '2026-11-20T13:00:01Z'));
+select is((pg_temp.message('ana-2')).contact_id, (pg_temp.message('ana-1')).contact_id, 'who moves and writes in one delivery is one person');
+select tests.deliver('clinic', tests.a_message('beto-1', '5511987651111', 'sou outra pessoa'));
+select isnt((pg_temp.message('beto-1')).contact_id, (pg_temp.message('ana-1')).contact_id, 'the number''s next holder is another');
+select tests.deliver('clinic', tests.a_message('caio-1', '5511987653333'));
+select tests.deliver('clinic', jsonb_build_object(
+  'kind', 'identity_change', 'whatsapp_message_id', 'caio-moves', 'sent_at', '2026-11-20T15:00:00Z', 'content', 'mudou',
+  'identities', '[{"kind": "wa_id", "value": "5511987653333"}]'::jsonb, 'phone_number', '+5511987653333',
+  'new_identities', '[{"kind": "wa_id", "value": "5511987652222"}]'::jsonb, 'new_phone_number', '+5511987652222'));
+select is((select phone_number from public.contacts c where c.id = (pg_temp.message('caio-1')).contact_id), null, 'who moves to a number that another contact has, has none until a person decides');
+select tests.deliver('clinic', tests.a_message('dora-1', '5511987653333'));
+select isnt((pg_temp.message('dora-1')).contact_id, (pg_temp.message('caio-1')).contact_id, 'and his old number is free');
+select lives_ok(
+  $$
+    select tests.deliver('clinic', tests.a_message('two-1', 'x') || '{"identities": [{"kind": "bsuid", "value": "BR.aaa1"}], "phone_number": null}',
+      tests.a_message('two-2', 'x') || '{"identities": [{"kind": "bsuid", "value": "BR.aaa2"}], "phone_number": null}')
+  $$, 'two people hide their numbers');
+select lives_ok(
+  $$
+    select tests.deliver('clinic',
+      tests.a_message('two-3', 'x') || '{"identities": [{"kind": "bsuid", "value": "BR.aaa1"}], "phone_number": "+5511987654444"}',
+      tests.a_message('two-4', 'x') || '{"identities": [{"kind": "bsuid", "value": "BR.aaa2"}], "phone_number": "+5511987654444"}')
+  $$, 'both show the same one in one delivery: it is not refused for ever');
+select is(pg_temp.contacts_with('+5511987654444'), 1::bigint, 'one of them has it');
+select lives_ok(
+  $$
+    select tests.deliver('clinic', variadic array(
+      select jsonb_build_object(
+        'kind', 'identity_change', 'whatsapp_message_id', 'same-' || n, 'sent_at', '2026-11-20T16:00:00Z', 'content', 'mudou',
+        'identities', jsonb_build_array(jsonb_build_object('kind', 'bsuid', 'value', 'BR.aaa' || n)), 'phone_number', null,
+        'new_identities', '[{"kind": "wa_id", "value": "5511987655555"}]'::jsonb, 'new_phone_number', '+5511987655555')
+      from generate_series(1, 2) n))
+  $$, 'nor are two who move to one number');
+
+-- What somebody says of himself
+select tests.deliver('clinic', tests.a_message('card-1', 'x')
+  || '{"identities": [{"kind": "bsuid", "value": "BR.evil"}], "phone_number": null, "shared_phone_number": "+5531987650005"}');
+select isnt((pg_temp.message('card-1')).contact_id, (pg_temp.message('m1')).contact_id, 'nobody becomes another person by sending that person''s number');
+select tests.deliver('clinic', tests.a_message('card-2', 'x')
+  || '{"identities": [{"kind": "bsuid", "value": "BR.evil"}], "phone_number": null, "shared_phone_number": "+5531987650099"}');
+select is((select phone_number from public.contacts c where c.id = (pg_temp.message('card-2')).contact_id), '+5531987650099', 'a number that nobody has is taken down');
+
+-- Two reactions within one of Meta's seconds
+select tests.deliver('clinic', tests.a_message('q1', '5511987651111', '👍', '2026-11-20T17:00:00Z') || '{"message_type": "reaction", "reply_to_whatsapp_message_id": "beto-1"}');
+select tests.deliver('clinic', tests.a_message('q2', '5511987651111', '❤', '2026-11-20T17:00:00Z') || '{"message_type": "reaction", "reply_to_whatsapp_message_id": "beto-1"}');
+select is((pg_temp.message('beto-1')).metadata -> 'reactions' -> (pg_temp.message('beto-1')).contact_id::text ->> 'emoji', '❤', 'of two reactions in one second, the one that came later holds');
+
+-- A month whose partition comes late
+select tests.authenticate_as_nobody();
+insert into public.webhook_events (organization_id, provider, event_type, payload, created_at)
+values (pg_temp.in_clinic(), 'meta_cloud', 'late', '{}', date_trunc('month', now() at time zone 'UTC') at time zone 'UTC' + interval '5 months 3 days');
+select lives_ok('select private.maintain_partitions(6)', 'a row in the default partition does not stop the partitions');
+select is(
+  (select count(*) from public.webhook_events e where e.event_type = 'late' and e.tableoid <> 'partitions.webhook_events_default'::regclass),
+  1::bigint, 'it moves to its month');
+select tests.authenticate_as_service();
 
 -- Doors that stay shut
 select is(

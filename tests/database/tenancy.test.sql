@@ -1,7 +1,7 @@
 -- An organization is founded, people are invited, promoted and leave; nobody climbs above himself.
 begin;
 alter default privileges grant execute on functions to public;
-select plan(48);
+select plan(57);
 
 select tests.a_tenant('other');
 create temporary table people as
@@ -105,6 +105,50 @@ delete from public.organization_invitations where email = 'caio@clinic.example';
 select tests.authenticate_as(pg_temp.caio());
 select throws_ok(
   format('select public.accept_invitation(%L)', pg_temp.kept('third') ->> 'token'), 'BL009', null, 'so is a withdrawn one');
+
+-- Nobody climbs back
+select tests.a_tenant('clinic');
+select tests.authenticate_as(tests.the('clinic', 'admin_id'));
+insert into kept select 'own', public.invite_member('admin@clinic.example', 'admin', tests.the('clinic', 'organization_id'));
+insert into kept select 'friend', public.invite_member('caio@clinic.example', 'admin', tests.the('clinic', 'organization_id'));
+select tests.authenticate_as(tests.the('clinic', 'owner_id'));
+insert into kept select 'owner', public.invite_member('bia@clinic.example', 'owner', tests.the('clinic', 'organization_id'));
+select tests.authenticate_as(tests.the('clinic', 'admin_id'));
+select throws_ok(
+  format('select public.invite_member(%L, %L, %L)', 'bia@clinic.example', 'viewer', tests.the('clinic', 'organization_id')),
+  'BL002', null, 'an admin does not replace an owner''s invitation');
+delete from public.organization_invitations where role = 'owner';
+select tests.authenticate_as(tests.the('clinic', 'owner_id'));
+select is((select count(*) from public.organization_invitations where role = 'owner'), 1::bigint, 'nor withdraw it');
+select public.change_member_role(tests.the('clinic', 'admin_id'), 'viewer', tests.the('clinic', 'organization_id'));
+select tests.authenticate_as(tests.the('clinic', 'admin_id'));
+select throws_ok(
+  format('select public.accept_invitation(%L)', pg_temp.kept('own') ->> 'token'), 'BL009', null,
+  'who is demoted has no invitation in reserve');
+select tests.authenticate_as(pg_temp.caio());
+select throws_ok(
+  format('select public.accept_invitation(%L)', pg_temp.kept('friend') ->> 'token'), 'BL009', null, 'nor has his friend');
+select tests.authenticate_as(tests.the('clinic', 'owner_id'));
+select public.remove_member(tests.the('clinic', 'admin_id'), tests.the('clinic', 'organization_id'));
+select tests.authenticate_as(tests.the('clinic', 'admin_id'));
+select throws_ok(
+  format('select private.require_rank(%L, %L)', tests.the('clinic', 'organization_id'), 'viewer'),
+  '42501', null, 'ranks are checked inside the RPCs only');
+select tests.authenticate_as_nobody();
+-- As it is inside change_member_role after the caller was removed while it waited for the lock.
+select set_config('request.jwt.claims', json_build_object('sub', tests.the('clinic', 'admin_id'), 'role', 'authenticated')::text, true);
+select throws_ok(
+  format('select private.require_rank(%L, %L)', tests.the('clinic', 'organization_id'), 'viewer'),
+  'BL002', null, 'who is no member any more has no rank at all');
+select throws_ok(
+  format('select private.change_member_role(%L, %L, %L)', tests.the('clinic', 'viewer_id'), 'owner', tests.the('clinic', 'organization_id')),
+  'BL002', null, 'and makes nobody an owner');
+select throws_ok(
+  format('select private.remove_member(%L, %L)', tests.the('clinic', 'viewer_id'), tests.the('clinic', 'organization_id')),
+  'BL002', null, 'nor removes anybody');
+select set_config('request.jwt.claims', json_build_object('sub', tests.the('clinic', 'owner_id'), 'role', 'authenticated')::text, true);
+select lives_ok(
+  format('select private.require_rank(%L, %L)', tests.the('clinic', 'organization_id'), 'owner'), 'a member has his own');
 
 -- About others
 select throws_ok(

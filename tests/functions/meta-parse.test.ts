@@ -281,11 +281,7 @@ const EXPECTED: Record<string, Expected> = {
   },
   'contacts-request-contact-info-answer': {
     events: [message(CAROL, 'HBgDMDAwFQIAEhgUM0FERjQzQUMyQTc4OUFDQjI1QTAA', '12:03:11', {
-      identities: [
-        { kind: 'bsuid', value: 'BR.8841205577310094' },
-        { kind: 'wa_id', value: '5511987650011' },
-      ],
-      phone_number: '+5511987650011',
+      shared_phone_number: '+5511987650011',
       message_type: 'contacts',
       metadata: {
         contacts: [{
@@ -936,9 +932,11 @@ Deno.test("a shared number never replaces the one somebody writes from, and a fr
   assert.deepEqual([known.phone_number, known.identities.length], ['+5511987650001', 1])
   const hidden = (origin: string) =>
     parsed({ messages: [{ from_user_id: 'BR.1', id: 'wamid.1', ...card(origin) }] }).event
-  assert.equal(hidden('other').phone_number, null)
-  assert.equal(hidden('contact_request').phone_number, '+5511987650099')
-  assert.deepEqual(hidden('contact_request').identities[1], { kind: 'phone', value: '+55 11 98765-0099' })
+  assert.equal(hidden('other').shared_phone_number, undefined)
+  assert.equal(hidden('contact_request').shared_phone_number, '+5511987650099')
+  // What a person says of himself is not an id of his: anybody can send a card.
+  assert.deepEqual(hidden('contact_request').identities, [{ kind: 'bsuid', value: 'BR.1' }])
+  assert.equal(hidden('contact_request').phone_number, null)
 })
 
 Deno.test('our own id comes back with any prefix, and nothing else is taken for it', () => {
@@ -949,6 +947,23 @@ Deno.test('our own id comes back with any prefix, and nothing else is taken for 
     assert.equal(messageId(data), id.toLowerCase(), data)
   }
   for (const data of ['', 'x', `${id}0`, `x${id}`, 5, null]) assert.equal(messageId(data), null)
+})
+
+Deno.test('many parts do not multiply what a delivery says beside them', () => {
+  const change = (n: number) => ({ field: `field_${n}`, value: {} })
+  const payload = {
+    object: 'whatsapp_business_account',
+    extra: 'x'.repeat(1000),
+    entry: [{ id: '1', more: 'y'.repeat(1000), changes: Array.from({ length: 100 }, (_, n) => change(n)) }],
+  }
+  const parts = parse(payload, new Date(0))
+  assert.equal(parts.length, 100)
+  assert.equal(JSON.stringify(parts).split('x'.repeat(1000)).length - 1, 1)
+  assert.equal(JSON.stringify(parts).split('y'.repeat(1000)).length - 1, 1)
+  assert.deepEqual(parts[99]?.payload, {
+    object: 'whatsapp_business_account',
+    entry: [{ id: '1', changes: [change(99)] }],
+  })
 })
 
 Deno.test('a status inside a group names who it is about', () => {

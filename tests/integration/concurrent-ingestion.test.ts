@@ -30,7 +30,13 @@ const customers = Array.from({ length: 40 }, (_, index) => ({
   bsuid: `BR.P${index}`,
   phone: `+5531987${650_000 + index}`,
 }))
+/** They show a BSUID, sometimes their number beside it: whoever hides the number may be two contacts for a while. */
+const hidden = Array.from(
+  { length: 10 },
+  (_, index) => ({ bsuid: `BR.H${index}`, waId: `5531986${650_000 + index}` }),
+)
 const messages = new Set<string>()
+const revoked = new Set<string>()
 /** What was ever told of each message that the owner sent. */
 const told = new Map<string, Set<string>>()
 
@@ -39,6 +45,7 @@ function tell(id: string, status: string): void {
 }
 
 function randomEvent(): Record<string, unknown> {
+  if (random(10) === 0) return eventOfHidden()
   const index = random(customers.length)
   const customer = customers[index]
   if (customer === undefined) throw new Error('unreachable')
@@ -55,6 +62,10 @@ function randomEvent(): Record<string, unknown> {
   const said = `m${index}-${random(60)}`
   const sent = `e${index}-${random(20)}`
   const choice = random(10)
+  if (random(20) === 0) {
+    revoked.add(said)
+    return { kind: 'revoke', whatsapp_message_id: said, occurred_at: at, ...who }
+  }
   if (choice < 5) {
     messages.add(said)
     return {
@@ -95,6 +106,26 @@ function randomEvent(): Record<string, unknown> {
   }
 }
 
+function eventOfHidden(): Record<string, unknown> {
+  const person = hidden[random(hidden.length)]
+  if (person === undefined) throw new Error('unreachable')
+  const bsuid = { kind: 'bsuid', value: person.bsuid }
+  const waId = { kind: 'wa_id', value: person.waId }
+  const form = random(3)
+  const id = `h-${person.bsuid}-${random(40)}`
+  messages.add(id)
+  return {
+    kind: 'message',
+    whatsapp_message_id: id,
+    sent_at: '2026-11-20T12:00:00Z',
+    message_type: 'text',
+    content: 'Oi',
+    identities: form === 0 ? [bsuid] : form === 1 ? [bsuid, waId] : [waId],
+    phone_number: form === 0 ? null : `+${person.waId}`,
+    whatsapp_chat_id: form === 2 ? person.waId : person.bsuid,
+  }
+}
+
 beforeAll(async () => {
   await sql.begin(async (sql) => {
     await sql`insert into public.organizations (id, name, slug, vertical) values (${organization}, 'Concorrida', ${`c-${organization}`}, 'clinic')`
@@ -127,7 +158,8 @@ test(`random batches from ${CONNECTIONS} connections come out as one story (seed
     }
   }))
 
-  const contacts = await sql`select phone_number from public.contacts where organization_id = ${organization}`
+  const contacts = await sql`select phone_number from public.contacts
+    where organization_id = ${organization} and phone_number like '+5531987%'`
   expect(contacts.map(({ phone_number }) => phone_number).sort()).toEqual(
     customers.map(({ phone }) => phone).sort(),
   )
@@ -137,6 +169,10 @@ test(`random batches from ${CONNECTIONS} connections come out as one story (seed
     where organization_id = ${organization} and sender = 'contact' group by 1`
   expect(stored.filter(({ times }) => times !== 1)).toEqual([])
   expect(stored.map(({ id }) => id).sort()).toEqual([...messages].sort())
+
+  const deleted = await sql<{ id: string }[]>`
+    select whatsapp_message_id as id from public.messages where organization_id = ${organization} and revoked_at is not null`
+  expect(deleted.map(({ id }) => id).sort()).toEqual([...revoked].filter((id) => messages.has(id)).sort())
 
   const echoes = await sql<{ id: string; status: string }[]>`
     select whatsapp_message_id as id, status::text from public.messages

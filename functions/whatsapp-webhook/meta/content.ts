@@ -1,6 +1,6 @@
 // What a message says: the object under its type, one function for messages, echoes and edits.
 import { fromHumanInput, fromProviderId } from '../../_shared/phone.ts'
-import type { Identity, Media, MessageContent, Metadata } from '../inbound-event.ts'
+import type { Media, MessageContent, Metadata } from '../inbound-event.ts'
 import {
   buttonSchema,
   contactCardsSchema,
@@ -17,8 +17,8 @@ export interface Content extends MessageContent {
   metadata: Metadata
   /** The message that a reaction is about. */
   reactsTo?: string
-  /** The sender's own number, when he answered a request for it. */
-  sharedNumber?: { identity: Identity; phoneNumber: string | null }
+  /** The number that the sender gave when asked for his, in its canonical form. */
+  sharedNumber?: string
 }
 
 /** Null: we do not understand this type, or not this message of it. */
@@ -148,13 +148,8 @@ function contactCards(body: unknown): Content | null {
     metadata: { contacts: read.data },
   }
   const number = read.data.find((card) => card.origin === 'contact_request')?.phones?.[0]
-  if (number?.wa_id !== undefined) {
-    const identity: Identity = { kind: 'wa_id', value: number.wa_id }
-    return { ...content, sharedNumber: { identity, phoneNumber: fromProviderId(number.wa_id) } }
-  }
-  if (number?.phone !== undefined) {
-    const identity: Identity = { kind: 'phone', value: number.phone }
-    return { ...content, sharedNumber: { identity, phoneNumber: fromHumanInput(number.phone) } }
-  }
-  return content
+  const canonical = number?.wa_id !== undefined
+    ? fromProviderId(number.wa_id)
+    : fromHumanInput(number?.phone ?? '')
+  return canonical === null ? content : { ...content, sharedNumber: canonical }
 }

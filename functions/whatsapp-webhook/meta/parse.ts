@@ -79,7 +79,8 @@ export function parse(payload: Record<string, unknown>, receivedAt: Date): Part[
       draft.add(item, change, reading)
     }
   }
-  return [...drafts.values()].map((draft) => draft.toPart(payload))
+  const told = new Set<unknown>()
+  return [...drafts.values()].map((draft) => draft.toPart(payload, told))
 }
 
 /** A part in the making: a delivery may come back to the same number in several changes. */
@@ -105,19 +106,29 @@ class Draft {
     this.#unknown += reading.unknown
   }
 
-  toPart(payload: Record<string, unknown>): Part {
+  toPart(payload: Record<string, unknown>, told: Set<unknown>): Part {
     const entries = [...this.#entries].map(([entry, changes]) =>
-      isObject(entry) && changes[0] !== undefined ? { ...entry, changes } : entry
+      isObject(entry) && changes[0] !== undefined ? { ...besides(entry, told), changes } : entry
     )
     return {
       external_id: this.#externalId,
       event_type: [...this.#eventTypes].join(),
-      payload: { ...payload, entry: entries },
+      payload: { ...besides(payload, told), entry: entries },
       unknown: this.#unknown,
       error: this.#errors.join('; ').slice(0, 500).toWellFormed() || null,
       events: this.#events,
     }
   }
+}
+
+/** What an envelope says besides its contents: all of it the first time, later only what everyone needs. */
+function besides(envelope: Record<string, unknown>, told: Set<unknown>): Record<string, unknown> {
+  if (!told.has(envelope)) {
+    told.add(envelope)
+    return envelope
+  }
+  const { object, id, time } = envelope
+  return present({ object, id, time })
 }
 
 function readChange(change: unknown, receivedAt: Date): Reading {
@@ -227,8 +238,7 @@ function readMessage(item: unknown, kind: 'message' | 'echo', people: AddressBoo
   }
   // The customer's answer to our question for the number that WhatsApp hides.
   if (sharedNumber !== undefined && kind === 'message' && event.phone_number === null) {
-    event.identities = [...event.identities, sharedNumber.identity]
-    event.phone_number = sharedNumber.phoneNumber
+    event.shared_phone_number = sharedNumber
   }
   return { event, understood: content !== null }
 }
