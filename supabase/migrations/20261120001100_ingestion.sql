@@ -179,14 +179,30 @@ language plpgsql
 volatile
 set search_path = ''
 as $$
+declare
+  -- What stands before a change of number, and the change itself, speak of ids and a number that have been left.
+  telling constant private.inbound_event[] := array(
+    select case
+      when exists (
+        select
+        from unnest(events) change
+        where change.kind = 'identity_change'
+          and change.organization_id = e.organization_id
+          and change.contact_id = e.contact_id
+          and change.n >= e.n
+      ) then jsonb_populate_record(e, '{"identities": [], "phone_number": null, "shared_phone_number": null}')
+      else e
+    end
+    from unnest(events) e
+    where e.tells_news and e.contact_id is not null
+  );
 begin
   -- Ids that a known contact shows for the first time (a wa_id without the ninth digit, a BSUID).
   insert into public.contact_identities (organization_id, contact_id, instance_id, kind, value)
   select distinct on (e.organization_id, e.instance_id, w.kind, w.value)
     e.organization_id, e.contact_id, e.instance_id, w.kind, w.value
-  from unnest(events) e
+  from unnest(telling) e
   cross join lateral jsonb_to_recordset(e.identities) as w (kind public.identity_kind, value text)
-  where e.tells_news and e.contact_id is not null
   order by e.organization_id, e.instance_id, w.kind, w.value, e.n
   on conflict on constraint contact_identities_instance_id_kind_value_key do nothing;
 
@@ -213,8 +229,7 @@ begin
           ) as is_first_to_have_it
       from (
         select e.*, coalesce(e.phone_number, e.shared_phone_number) as number
-        from unnest(events) e
-        where e.tells_news and e.contact_id is not null
+        from unnest(telling) e
       ) told
     ) e
     group by e.organization_id, e.contact_id

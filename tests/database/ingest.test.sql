@@ -1,7 +1,7 @@
 -- What a delivery does, whatever it contains, in whatever order it comes, however often.
 begin;
 alter default privileges grant execute on functions to public;
-select plan(62);
+select plan(64);
 
 select tests.a_tenant('clinic');
 select tests.a_tenant('petshop');
@@ -168,6 +168,24 @@ select tests.deliver('clinic', jsonb_build_object(
 select is((select phone_number from public.contacts c where c.id = (pg_temp.message('caio-1')).contact_id), null, 'who moves to a number that another contact has, has none until a person decides');
 select tests.deliver('clinic', tests.a_message('dora-1', '5511987653333'));
 select isnt((pg_temp.message('dora-1')).contact_id, (pg_temp.message('caio-1')).contact_id, 'and his old number is free');
+select tests.deliver('clinic', tests.a_message('gil-1', '5511987658888'));
+select tests.deliver('clinic',
+  tests.a_message('gil-2', '5511987658888', 'vou mudar', '2026-11-20T14:59:00Z') || '{"profile_name": "Gil ✨"}',
+  jsonb_build_object(
+    'kind', 'identity_change', 'whatsapp_message_id', 'gil-moves', 'sent_at', '2026-11-20T15:00:00Z', 'content', 'mudou',
+    'identities', '[{"kind": "wa_id", "value": "5511987658888"}]'::jsonb, 'phone_number', '+5511987658888',
+    'new_identities', '[{"kind": "wa_id", "value": "5511987652222"}]'::jsonb, 'new_phone_number', '+5511987652222'));
+select is((select phone_number from public.contacts c where c.id = (pg_temp.message('gil-1')).contact_id), null, 'nor the old phone number');
+select tests.deliver('clinic', tests.a_message('eva-1', '5511987656666'));
+select tests.deliver('clinic',
+  tests.a_message('eva-2', '5511987656666', 'vou mudar', '2026-11-20T12:59:00Z') || '{"profile_name": "Eva ✨"}',
+  jsonb_build_object(
+    'kind', 'identity_change', 'whatsapp_message_id', 'eva-moves', 'sent_at', '2026-11-20T13:00:00Z', 'content', 'mudou',
+    'identities', '[{"kind": "wa_id", "value": "5511987656666"}, {"kind": "bsuid", "value": "BR.never.seen"}]'::jsonb,
+    'phone_number', '+5511987656666',
+    'new_identities', '[{"kind": "wa_id", "value": "5511987657777"}]'::jsonb, 'new_phone_number', '+5511987657777'));
+select tests.deliver('clinic', tests.a_message('fabio-1', '5511987656666'));
+select isnt((pg_temp.message('fabio-1')).contact_id, (pg_temp.message('eva-1')).contact_id, 'news told in the delivery of a change do not bring the old number back');
 select lives_ok(
   $$
     select tests.deliver('clinic', tests.a_message('two-1', 'x') || '{"identities": [{"kind": "bsuid", "value": "BR.aaa1"}], "phone_number": null}',
