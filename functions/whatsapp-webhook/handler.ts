@@ -11,8 +11,8 @@ import {
 } from '../_shared/http.ts'
 import type { Log } from '../_shared/log.ts'
 import type { Rpc } from '../_shared/rpc.ts'
-import { isObject, storable } from './json.ts'
-import type { Provider } from './provider.ts'
+import { isObject, storable } from '../_shared/json.ts'
+import type { Provider } from '../_shared/providers/provider.ts'
 
 // Meta sends up to 3 MB.
 const BODY_LIMIT = 4 * 1024 * 1024

@@ -3,8 +3,8 @@ import { createLog } from '../_shared/log.ts'
 import { createRpc } from '../_shared/rpc.ts'
 import { createSecretBox } from '../_shared/secrets.ts'
 import { createHandler } from './handler.ts'
-import { createMetaApps } from './meta/apps.ts'
-import { createMetaProvider } from './meta/provider.ts'
+import { createMetaApps } from '../_shared/providers/meta/apps.ts'
+import { createMetaProvider } from '../_shared/providers/meta/provider.ts'
 
 const { url, secretKey } = supabaseEnv(Deno.env)
 const secrets = await createSecretBox(required(Deno.env, 'BALCAO_ENCRYPTION_KEYS'))

@@ -999,5 +999,5 @@ begin
 end;
 $$;
 comment on function public.ingest_webhook(public.whatsapp_provider, text, jsonb, text, jsonb) is
-  'For the function whatsapp-webhook: one verified delivery in one transaction. parts: [{external_id, event_type, payload, unknown, error, events}], one per number (shapes: functions/whatsapp-webhook/inbound.ts). Answers counts {events, messages, duplicates, statuses, updates, parked, unrouted, unknown}. Errors: app_not_found.';
+  'For the function whatsapp-webhook: one verified delivery in one transaction. parts: [{external_id, event_type, payload, unknown, error, events}], one per number (shapes: functions/_shared/providers/inbound-event.ts). Answers counts {events, messages, duplicates, statuses, updates, parked, unrouted, unknown}. Errors: app_not_found.';
 grant execute on function public.ingest_webhook(public.whatsapp_provider, text, jsonb, text, jsonb) to service_role;

@@ -1,6 +1,6 @@
 // Every sample of Meta's deliveries against what it means, written by hand; then the shapes that the samples lack.
 import assert from 'node:assert/strict'
-import { parse } from '../../functions/whatsapp-webhook/meta/parse.ts'
+import { parse } from '../../functions/_shared/providers/meta/parse.ts'
 import { asJson, sample, sampleNames } from './support.ts'
 
 const NUMBER = '109876543210987'

@@ -2,8 +2,8 @@
 import assert from 'node:assert/strict'
 import { RpcError } from '../../functions/_shared/rpc.ts'
 import { createHandler } from '../../functions/whatsapp-webhook/handler.ts'
-import { createMetaApps } from '../../functions/whatsapp-webhook/meta/apps.ts'
-import { createMetaProvider } from '../../functions/whatsapp-webhook/meta/provider.ts'
+import { createMetaApps } from '../../functions/_shared/providers/meta/apps.ts'
+import { createMetaProvider } from '../../functions/_shared/providers/meta/provider.ts'
 import { CLINIC, errorCode, recordedLog, recordedRpc, sampleText, secretBox, signatureOf } from './support.ts'
 
 const APP_KEY = 'Zm9vYmFyYmF6cXV4MTIzNA'

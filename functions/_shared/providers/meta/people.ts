@@ -1,6 +1,6 @@
 // Who a delivery is about. Since 2026 a person has two ids, wa_id (the number, which may be hidden) and BSUID (valid
 // within one business portfolio), and either may stand where the other is expected.
-import { fromProviderId } from '../../_shared/phone.ts'
+import { fromProviderId } from '../../phone.ts'
 import type { Identity } from '../inbound-event.ts'
 import { type Contact, contactSchema } from './schema.ts'
 

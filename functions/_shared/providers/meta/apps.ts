@@ -1,8 +1,8 @@
 // The Meta apps that sign deliveries. Each isolate remembers for some seconds what it looked up, so that a delivery
 // costs no second round trip.
 import { z } from 'zod'
-import type { Rpc } from '../../_shared/rpc.ts'
-import type { SecretBox } from '../../_shared/secrets.ts'
+import type { Rpc } from '../../rpc.ts'
+import type { SecretBox } from '../../secrets.ts'
 import { signatureKey } from './signature.ts'
 
 export interface MetaApp {

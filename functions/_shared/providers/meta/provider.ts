@@ -1,6 +1,6 @@
 // Meta's WhatsApp Cloud API as a provider. The key in the address is the app's: Meta signs with the app's secret.
-import { HttpError } from '../../_shared/http.ts'
-import { sameSecret } from '../../_shared/secrets.ts'
+import { HttpError } from '../../http.ts'
+import { sameSecret } from '../../secrets.ts'
 import type { Provider } from '../provider.ts'
 import type { MetaApp, MetaApps } from './apps.ts'
 import { parse } from './parse.ts'

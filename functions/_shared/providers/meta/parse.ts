@@ -1,7 +1,7 @@
 // Meta's delivery → the parts that ingest_webhook takes, one per number. Pure, and it never throws: what we do not
 // understand stays in the part's payload and is counted.
 import type { InboundEvent, MessageEvent, Metadata, Part } from '../inbound-event.ts'
-import { isObject } from '../json.ts'
+import { isObject } from '../../json.ts'
 import { type Content, contentOf } from './content.ts'
 import { AddressBook, bsuidsIn, chatIdOf, identitiesOf, type Person, phoneNumberOf } from './people.ts'
 import {

@@ -1,5 +1,5 @@
 // What a message says: the object under its type, one function for messages, echoes and edits.
-import { fromHumanInput, fromProviderId } from '../../_shared/phone.ts'
+import { fromHumanInput, fromProviderId } from '../../phone.ts'
 import type { Media, MessageContent, Metadata } from '../inbound-event.ts'
 import {
   buttonSchema,
