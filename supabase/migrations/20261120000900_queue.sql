@@ -1,0 +1,1151 @@
+-- The queue: work that outlives its request.
+--
+-- A job is written in the transaction of the change that it follows from, claimed with a lease, and ended by whoever
+-- still holds it: the fencing token goes up at every claim, so that the late word of a worker whose lease expired is
+-- refused. Attempts are counted at the claim, because a crash says nothing.
+--
+-- Jobs with an ordering key run one after the other. Only the first of a key is "pending"; the others are "waiting",
+-- and whoever ends the first promotes the next. Enqueueing and ending take the key's advisory lock (the last in the
+-- lock order), claiming takes none: a blocked key costs a claim nothing.
+--
+-- Tenants take turns. A claim walks round the organizations that have something due, from where the last one
+-- ended, and takes an equal share of each: one tenant's hundred thousand jobs do not delay another's one.
+
+create type public.job_status as enum ('pending', 'waiting', 'processing', 'completed', 'failed', 'dead');
+comment on type public.job_status is
+  'waiting: behind another job of its key; failed: waits for its next attempt; dead: given up, until somebody redrives it.';
+
+-- message_queue -----------------------------------------------------------------------------------------------
+
+create table public.message_queue (
+  organization_id uuid not null default public.user_organization_id(),
+  id uuid not null default private.uuid_v7(),
+  position bigint not null generated always as identity,
+  job_type text not null,
+  payload jsonb not null default '{}',
+  status public.job_status not null default 'pending',
+  priority int not null default 0,
+  run_at timestamptz not null default now(),
+  is_due boolean not null default true,
+  attempts int not null default 0,
+  max_attempts int not null default 8,
+  locked_by text,
+  lease_expires_at timestamptz,
+  fencing_token bigint not null default 0,
+  ordering_key text,
+  idempotency_key text,
+  last_error text,
+  completed_at timestamptz,
+  created_at timestamptz not null default now(),
+  constraint message_queue_pkey primary key (organization_id, id),
+  constraint message_queue_organization_id_fkey foreign key (organization_id) references public.organizations (id),
+  constraint message_queue_job_type_format_check check (job_type ~ '^[a-z][a-z0-9_]{0,62}$'),
+  constraint message_queue_payload_is_object_check check (jsonb_typeof(payload) = 'object'),
+  constraint message_queue_max_attempts_check check (max_attempts between 1 and 100),
+  constraint message_queue_ordering_key_length_check check (length(ordering_key) between 1 and 200),
+  constraint message_queue_idempotency_key_length_check check (length(idempotency_key) between 1 and 200),
+  constraint message_queue_lease_check check ((status = 'processing') = (lease_expires_at is not null)),
+  constraint message_queue_waits_for_its_key_check check (status <> 'waiting' or ordering_key is not null)
+) with (
+  -- Every job is updated twice and deleted within a day: vacuum early, and leave room beside each row.
+  fillfactor = 70,
+  autovacuum_vacuum_scale_factor = 0.02,
+  autovacuum_vacuum_cost_delay = 0,
+  autovacuum_analyze_scale_factor = 0.05
+);
+comment on table public.message_queue is
+  'Jobs of the workers. Written through the queue''s functions only; completed ones are kept a day, dead ones thirty.';
+comment on column public.message_queue.position is 'The order of enqueueing: within a key, the order of running.';
+comment on column public.message_queue.priority is 'Lower runs first, within a tenant.';
+comment on column public.message_queue.is_due is 'run_at has come. A flag, because an index cannot know what time it is.';
+comment on column public.message_queue.fencing_token is 'Goes up at every claim; an end is accepted only with the token of the last one.';
+comment on column public.message_queue.ordering_key is 'Jobs of one key run one after the other, in the order of position.';
+comment on column public.message_queue.idempotency_key is 'Enqueueing again with the same key gives the job that is there.';
+
+create index message_queue_due_idx
+  on public.message_queue (uuid_hash_extended(organization_id, 0), priority, run_at, position)
+  where is_due and status in ('pending', 'failed');
+comment on index public.message_queue_due_idx is
+  'What can be claimed, by tenant. Tenants stand in the order of a hash: ids made in one week are neighbours, their hashes are not.';
+create index message_queue_not_due_idx on public.message_queue (run_at)
+  where not is_due and status in ('pending', 'failed');
+create index message_queue_lease_expires_at_idx on public.message_queue (lease_expires_at) where status = 'processing';
+create unique index message_queue_one_head_per_key_idx on public.message_queue (organization_id, ordering_key)
+  where ordering_key is not null and status in ('pending', 'failed', 'processing');
+comment on index public.message_queue_one_head_per_key_idx is 'Of one key at most one job can be claimed or is running.';
+create index message_queue_waiting_idx on public.message_queue (organization_id, ordering_key, position)
+  where status = 'waiting';
+create unique index message_queue_idempotency_key_idx on public.message_queue (organization_id, idempotency_key)
+  where idempotency_key is not null;
+create index message_queue_completed_at_idx on public.message_queue (status, completed_at) where completed_at is not null;
+comment on index public.message_queue_completed_at_idx is 'Retention, and the dead letters.';
+
+alter table public.message_queue enable row level security;
+alter table public.message_queue force row level security;
+create policy "Admins can read their organization's jobs" on public.message_queue
+  for select to authenticated
+  using (organization_id = any ((select private.member_organizations('admin'))::uuid[]));
+revoke all on public.message_queue from public, anon, authenticated, service_role;
+grant select on public.message_queue to authenticated, service_role;
+
+-- Waking ------------------------------------------------------------------------------------------------------
+
+create function private.call_function(function_name text)
+returns text
+language plpgsql
+volatile
+security definer -- the address and the secret are in the vault
+set search_path = ''
+as $$
+declare
+  functions_url text;
+  cron_secret text;
+begin
+  if to_regprocedure('net.http_post(text,jsonb,jsonb,jsonb,integer)') is not null
+    and to_regclass('vault.decrypted_secrets') is not null then
+    execute $vault$
+      select
+        (select s.decrypted_secret from vault.decrypted_secrets s where s.name = 'balcao_functions_url'),
+        (select s.decrypted_secret from vault.decrypted_secrets s where s.name = 'balcao_cron_secret')
+    $vault$ into functions_url, cron_secret;
+    if functions_url is not null and cron_secret is not null then
+      -- Sent after the commit, once, and nobody looks at the answer: it only wakes.
+      execute 'select net.http_post(url := $1, headers := $2, body := $3, timeout_milliseconds := 5000)'
+      using
+        rtrim(functions_url, '/') || '/' || function_name || '?wait=false',
+        jsonb_build_object('content-type', 'application/json', 'x-cron-secret', cron_secret),
+        '{}'::jsonb;
+      return 'posted';
+    end if;
+  end if;
+  perform pg_notify('balcao_wake', function_name);
+  return 'notified';
+end;
+$$;
+comment on function private.call_function(text) is
+  'Wakes an edge function: by pg_net, where it is there and the vault holds balcao_functions_url and balcao_cron_secret; else by NOTIFY balcao_wake, for whoever listens.';
+
+create function private.wake_worker()
+returns void
+language plpgsql
+volatile
+set search_path = ''
+as $$
+begin
+  if coalesce(current_setting('balcao.worker_is_woken', true), '') <> 'yes' then
+    perform set_config('balcao.worker_is_woken', 'yes', true);
+    perform private.call_function('queue-worker');
+  end if;
+end;
+$$;
+comment on function private.wake_worker() is 'Wakes the worker once this transaction is committed, once a transaction.';
+
+-- Enqueueing ----------------------------------------------------------------------------------------------------
+
+create type private.new_job as (
+  organization_id uuid,
+  job_type text,
+  payload jsonb,
+  priority int,
+  run_at timestamptz,
+  ordering_key text,
+  idempotency_key text,
+  max_attempts int
+);
+
+create type private.queue_key as (organization_id uuid, ordering_key text);
+
+create function private.lock_queue_keys(keys private.queue_key[])
+returns void
+language plpgsql
+volatile
+set search_path = ''
+as $$
+begin
+  perform pg_advisory_xact_lock(lock)
+  from (
+    select distinct hashtextextended('queue:' || k.organization_id || ':' || k.ordering_key, 0) as lock
+    from unnest(keys) k
+    order by 1
+  ) sorted;
+end;
+$$;
+comment on function private.lock_queue_keys(private.queue_key[]) is
+  'Whoever adds to a key and whoever ends its first job come one after the other. In one order for everybody.';
+
+create function private.enqueue_jobs(jobs private.new_job[])
+returns setof public.message_queue
+language plpgsql
+volatile
+set search_path = ''
+as $$
+declare
+  keys private.queue_key[];
+  wanted bigint;
+  enqueued bigint;
+begin
+  keys := array(
+    select distinct row(j.organization_id, j.ordering_key)::private.queue_key
+    from unnest(jobs) j
+    where j.ordering_key is not null
+  );
+  if cardinality(keys) > 0 then
+    perform private.lock_queue_keys(keys);
+  end if;
+
+  return query
+  insert into public.message_queue as q (
+    organization_id, job_type, payload, status, priority, run_at, is_due, ordering_key, idempotency_key, max_attempts
+  )
+  select
+    fresh.organization_id,
+    fresh.job_type,
+    coalesce(fresh.payload, '{}'),
+    case
+      when fresh.ordering_key is null then 'pending'
+      when fresh.place > 1 then 'waiting'
+      when exists (
+        select
+        from public.message_queue head
+        where head.organization_id = fresh.organization_id
+          and head.ordering_key = fresh.ordering_key
+          and head.status in ('pending', 'failed', 'processing')
+      ) then 'waiting'
+      else 'pending'
+    end::public.job_status,
+    coalesce(fresh.priority, 0),
+    coalesce(fresh.run_at, now()),
+    coalesce(fresh.run_at, now()) <= now(),
+    fresh.ordering_key,
+    fresh.idempotency_key,
+    coalesce(fresh.max_attempts, 8)
+  from (
+    select j.*, row_number() over (partition by j.organization_id, j.ordering_key order by j.n) as place
+    from (
+      select distinct on (w.organization_id, coalesce(w.idempotency_key, w.n::text), w.idempotency_key is null) w.*
+      from unnest(jobs)
+        with ordinality as w (
+          organization_id, job_type, payload, priority, run_at, ordering_key, idempotency_key, max_attempts, n
+        )
+      order by w.organization_id, coalesce(w.idempotency_key, w.n::text), w.idempotency_key is null, w.n
+    ) j
+    where j.idempotency_key is null or not exists (
+      select
+      from public.message_queue known
+      where known.organization_id = j.organization_id and known.idempotency_key = j.idempotency_key
+    )
+  ) fresh
+  order by fresh.n
+  on conflict (organization_id, idempotency_key) where idempotency_key is not null do nothing
+  returning q.*;
+
+  get diagnostics enqueued = row_count;
+  wanted := cardinality(jobs);
+  if enqueued < wanted and cardinality(keys) > 0 then
+    -- Somebody else enqueued the first of a key at this moment under another key: nobody must wait behind nothing.
+    perform private.promote_keys(keys);
+  end if;
+  perform set_config(
+    'balcao.jobs_enqueued',
+    (coalesce(nullif(current_setting('balcao.jobs_enqueued', true), ''), '0')::bigint + enqueued)::text,
+    true);
+end;
+$$;
+comment on function private.enqueue_jobs(private.new_job[]) is
+  'Adds jobs, in their order, and returns the new ones; one whose idempotency key is known is left out. Counts them in the setting balcao.jobs_enqueued of the transaction.';
+
+create function private.promote_keys(keys private.queue_key[])
+returns void
+language plpgsql
+volatile
+set search_path = ''
+as $$
+begin
+  update public.message_queue q
+  set status = 'pending', is_due = q.run_at <= now()
+  from (
+    select
+      k.organization_id,
+      (
+        select w.id
+        from public.message_queue w
+        where w.organization_id = k.organization_id and w.ordering_key = k.ordering_key and w.status = 'waiting'
+        order by w.position
+        limit 1
+      ) as id
+    from unnest(keys) k
+    where not exists (
+      select
+      from public.message_queue head
+      where head.organization_id = k.organization_id
+        and head.ordering_key = k.ordering_key
+        and head.status in ('pending', 'failed', 'processing')
+    )
+  ) next
+  where q.organization_id = next.organization_id and q.id = next.id;
+end;
+$$;
+comment on function private.promote_keys(private.queue_key[]) is
+  'The next job of each key that has no first one becomes it. The keys are locked by the caller.';
+
+create function private.release_keys(keys private.queue_key[])
+returns void
+language plpgsql
+volatile
+set search_path = ''
+as $$
+begin
+  if cardinality(keys) > 0 then
+    perform private.lock_queue_keys(keys);
+    perform private.promote_keys(keys);
+  end if;
+end;
+$$;
+comment on function private.release_keys(private.queue_key[]) is 'After the first job of these keys has ended.';
+
+create function private.enqueue_job(
+  organization_id uuid,
+  job_type text,
+  payload jsonb,
+  priority int,
+  run_at timestamptz,
+  ordering_key text,
+  idempotency_key text,
+  max_attempts int
+)
+returns public.message_queue
+language plpgsql
+volatile
+security definer -- the queue is written through its functions only
+set search_path = ''
+as $$
+declare
+  job public.message_queue;
+begin
+  select e.* into job
+  from private.enqueue_jobs(array[
+    row(organization_id, job_type, payload, priority, run_at, ordering_key, idempotency_key, max_attempts)::private.new_job
+  ]) e;
+  if job.id is null then
+    select q.* into job
+    from public.message_queue q
+    where q.organization_id = enqueue_job.organization_id and q.idempotency_key = enqueue_job.idempotency_key;
+  end if;
+  return job;
+end;
+$$;
+comment on function private.enqueue_job(uuid, text, jsonb, int, timestamptz, text, text, int) is 'See public.enqueue_job().';
+grant execute on function private.enqueue_job(uuid, text, jsonb, int, timestamptz, text, text, int) to service_role;
+
+create function public.enqueue_job(
+  organization_id uuid,
+  job_type text,
+  payload jsonb default '{}',
+  priority int default 0,
+  run_at timestamptz default now(),
+  ordering_key text default null,
+  idempotency_key text default null,
+  max_attempts int default 8
+)
+returns public.message_queue
+language plpgsql
+volatile
+set search_path = ''
+as $$
+begin
+  return private.enqueue_job(
+    organization_id, job_type, payload, priority, run_at, ordering_key, idempotency_key, max_attempts);
+end;
+$$;
+comment on function public.enqueue_job(uuid, text, jsonb, int, timestamptz, text, text, int) is
+  'Adds a job, for a worker that knows its job_type; with a known idempotency_key, answers the job that is there. Lower priorities run first within a tenant; jobs of one ordering_key run one after the other. Secret key only.';
+grant execute on function public.enqueue_job(uuid, text, jsonb, int, timestamptz, text, text, int) to service_role;
+
+-- Claiming ------------------------------------------------------------------------------------------------------
+
+create function private.prepare_due_jobs()
+returns void
+language plpgsql
+volatile
+set search_path = ''
+set enable_seqscan = off
+as $$
+declare
+  given_up private.queue_key[];
+begin
+  update public.message_queue q
+  set is_due = true
+  where (q.organization_id, q.id) in (
+    select d.organization_id, d.id
+    from public.message_queue d
+    where not d.is_due and d.status in ('pending', 'failed') and d.run_at <= now()
+    order by d.run_at
+    limit 1000
+    for update skip locked
+  );
+
+  with expired as (
+    select x.organization_id, x.id
+    from public.message_queue x
+    where x.status = 'processing' and x.lease_expires_at < now()
+    order by x.lease_expires_at
+    limit 1000
+    for update skip locked
+  ), taken as (
+    update public.message_queue q
+    set status = case when q.attempts >= q.max_attempts then 'dead' else 'failed' end::public.job_status,
+        is_due = true,
+        completed_at = case when q.attempts >= q.max_attempts then now() end,
+        locked_by = null,
+        lease_expires_at = null,
+        last_error = 'lease_expired: ' || coalesce(q.locked_by, 'the worker') || ' did not answer in time'
+    from expired x
+    where q.organization_id = x.organization_id and q.id = x.id
+    returning q.organization_id, q.ordering_key, q.status
+  )
+  select array_agg(row(t.organization_id, t.ordering_key)::private.queue_key)
+    filter (where t.status = 'dead' and t.ordering_key is not null)
+  into given_up
+  from taken t;
+  if given_up is not null then
+    perform private.release_keys(given_up);
+  end if;
+end;
+$$;
+comment on function private.prepare_due_jobs() is
+  'What has become due counts as due; what a worker let go of (its lease expired) is free again, or dead after its last attempt.';
+
+create function private.claim_jobs(worker text, batch_size int, job_types text[], lease interval, after uuid)
+returns setof public.message_queue
+language plpgsql
+volatile
+security definer -- the queue is written through its functions only
+set search_path = ''
+-- Every step is a look-up in one index; a LIMIT that is a parameter would be planned as a tenth of the table.
+set plan_cache_mode = force_generic_plan
+set enable_seqscan = off
+set enable_bitmapscan = off
+set enable_hashjoin = off
+set enable_mergejoin = off
+set enable_sort = off
+as $$
+declare
+  turn_begins constant bigint := coalesce(uuid_hash_extended(after, 0), ((random() - 0.5) * 1.8e19)::bigint);
+begin
+  if batch_size not between 1 and 1000 then
+    perform private.raise_error('BL303', 'invalid_batch', 'A batch has 1 to 1000 jobs', jsonb_build_object('batch_size', batch_size));
+  end if;
+  if lease not between interval '1 second' and interval '1 hour' then
+    perform private.raise_error('BL304', 'invalid_lease', 'A lease lasts from a second to an hour', jsonb_build_object('lease', lease));
+  end if;
+  perform private.prepare_due_jobs();
+
+  return query
+  with recursive turn (place, n, is_second_half) as (
+    (
+      (
+        select uuid_hash_extended(q.organization_id, 0), 1, false
+        from public.message_queue q
+        where q.is_due and q.status in ('pending', 'failed') and uuid_hash_extended(q.organization_id, 0) > turn_begins
+        order by uuid_hash_extended(q.organization_id, 0)
+        limit 1
+      )
+      union all
+      (
+        select uuid_hash_extended(q.organization_id, 0), 1, true
+        from public.message_queue q
+        where q.is_due and q.status in ('pending', 'failed') and uuid_hash_extended(q.organization_id, 0) <= turn_begins
+        order by uuid_hash_extended(q.organization_id, 0)
+        limit 1
+      )
+      limit 1
+    )
+    union all
+    select next.place, t.n + 1, next.is_second_half
+    from turn t
+    cross join lateral (
+      (
+        select uuid_hash_extended(q.organization_id, 0) as place, t.is_second_half
+        from public.message_queue q
+        where q.is_due
+          and q.status in ('pending', 'failed')
+          and uuid_hash_extended(q.organization_id, 0) > t.place
+          and uuid_hash_extended(q.organization_id, 0)
+            <= case when t.is_second_half then turn_begins else 9223372036854775807 end
+        order by uuid_hash_extended(q.organization_id, 0)
+        limit 1
+      )
+      union all
+      (
+        select uuid_hash_extended(q.organization_id, 0), true
+        from public.message_queue q
+        where not t.is_second_half
+          and q.is_due
+          and q.status in ('pending', 'failed')
+          and uuid_hash_extended(q.organization_id, 0) <= turn_begins
+        order by uuid_hash_extended(q.organization_id, 0)
+        limit 1
+      )
+      limit 1
+    ) next
+    where t.n < batch_size
+  ), picked as materialized (
+    select job.organization_id, job.id
+    from turn t
+    cross join lateral (
+      select q.organization_id, q.id
+      from public.message_queue q
+      where uuid_hash_extended(q.organization_id, 0) = t.place
+        and q.is_due
+        and q.status in ('pending', 'failed')
+        and (job_types is null or q.job_type = any (job_types))
+      order by q.priority, q.run_at, q.position
+      limit (select ceil(batch_size::numeric / count(*))::bigint from turn)
+      for update of q skip locked
+    ) job
+    limit batch_size
+  )
+  update public.message_queue q
+  set status = 'processing',
+      attempts = q.attempts + 1,
+      fencing_token = q.fencing_token + 1,
+      locked_by = worker,
+      lease_expires_at = now() + lease
+  from picked p
+  where q.organization_id = p.organization_id and q.id = p.id
+  returning q.*;
+end;
+$$;
+comment on function private.claim_jobs(text, int, text[], interval, uuid) is 'See public.claim_jobs().';
+grant execute on function private.claim_jobs(text, int, text[], interval, uuid) to service_role;
+
+create function public.claim_jobs(
+  worker text,
+  batch_size int default 10,
+  job_types text[] default null,
+  lease interval default '60 seconds',
+  after uuid default null
+)
+returns setof public.message_queue
+language plpgsql
+volatile
+set search_path = ''
+as $$
+begin
+  return query select c.* from private.claim_jobs(worker, batch_size, job_types, lease, after) c;
+end;
+$$;
+comment on function public.claim_jobs(text, int, text[], interval, uuid) is
+  'Gives a worker up to batch_size due jobs under a lease; an equal share of each tenant that has any, beginning behind the organization "after" (that of the last job of the worker''s previous batch; null: somewhere). Expired leases are taken over. An empty answer means that nothing is due. Secret key only. Errors: invalid_batch, invalid_lease.';
+grant execute on function public.claim_jobs(text, int, text[], interval, uuid) to service_role;
+
+-- Ending --------------------------------------------------------------------------------------------------------
+
+create function private.complete_jobs(jobs jsonb)
+returns table (organization_id uuid, id uuid)
+language plpgsql
+volatile
+security definer -- the queue is written through its functions only
+set search_path = ''
+set plan_cache_mode = force_generic_plan
+set enable_seqscan = off
+set enable_hashjoin = off
+set enable_mergejoin = off
+as $$
+#variable_conflict use_column
+declare
+  accepted private.queue_key[];
+  ids uuid[];
+  organizations uuid[];
+begin
+  with held as materialized (
+    select q.organization_id, q.id
+    from jsonb_to_recordset(jobs) as j (organization_id uuid, id uuid, fencing_token bigint)
+    join public.message_queue q on q.organization_id = j.organization_id and q.id = j.id
+    where q.status = 'processing' and q.fencing_token = j.fencing_token
+    -- Two holders of the same jobs, one of them late, must not wait for each other.
+    order by q.organization_id, q.id
+    for update of q
+  ), ended as (
+    update public.message_queue q
+    set status = 'completed', completed_at = now(), locked_by = null, lease_expires_at = null
+    from held h
+    where q.organization_id = h.organization_id and q.id = h.id
+    returning q.organization_id, q.id, q.ordering_key
+  )
+  select
+    array_agg(e.organization_id),
+    array_agg(e.id),
+    array_agg(row(e.organization_id, e.ordering_key)::private.queue_key) filter (where e.ordering_key is not null)
+  into organizations, ids, accepted
+  from ended e;
+  if accepted is not null then
+    perform private.release_keys(accepted);
+  end if;
+  return query select a.organization_id, a.id from unnest(organizations, ids) as a (organization_id, id);
+end;
+$$;
+comment on function private.complete_jobs(jsonb) is 'See public.complete_jobs().';
+grant execute on function private.complete_jobs(jsonb) to service_role;
+
+create function public.complete_jobs(jobs jsonb)
+returns table (organization_id uuid, id uuid)
+language plpgsql
+volatile
+set search_path = ''
+as $$
+#variable_conflict use_column
+begin
+  return query select c.organization_id, c.id from private.complete_jobs(jobs) c;
+end;
+$$;
+comment on function public.complete_jobs(jsonb) is
+  'Ends jobs [{organization_id, id, fencing_token}] that are done; answers those that the caller still held. The others are somebody else''s by now. Secret key only.';
+grant execute on function public.complete_jobs(jsonb) to service_role;
+
+create function private.fail_jobs(jobs jsonb)
+returns table (organization_id uuid, id uuid)
+language plpgsql
+volatile
+security definer -- the queue is written through its functions only
+set search_path = ''
+set plan_cache_mode = force_generic_plan
+set enable_seqscan = off
+set enable_hashjoin = off
+set enable_mergejoin = off
+as $$
+#variable_conflict use_column
+declare
+  given_up private.queue_key[];
+  ids uuid[];
+  organizations uuid[];
+begin
+  with held as materialized (
+    select
+      q.organization_id, q.id, j.error,
+      coalesce(j.is_permanent, false) or q.attempts >= q.max_attempts as is_dead,
+      coalesce(j.retry_at, now() + private.retry_backoff(q.attempts)) as run_at
+    from jsonb_to_recordset(jobs) as j (
+      organization_id uuid, id uuid, fencing_token bigint, error text, retry_at timestamptz, is_permanent boolean
+    )
+    join public.message_queue q on q.organization_id = j.organization_id and q.id = j.id
+    where q.status = 'processing' and q.fencing_token = j.fencing_token
+    order by q.organization_id, q.id
+    for update of q
+  ), ended as (
+    update public.message_queue q
+    set status = case when h.is_dead then 'dead' else 'failed' end::public.job_status,
+        run_at = case when h.is_dead then q.run_at else h.run_at end,
+        is_due = h.is_dead or h.run_at <= now(),
+        completed_at = case when h.is_dead then now() end,
+        locked_by = null,
+        lease_expires_at = null,
+        last_error = left(h.error, 2000)
+    from held h
+    where q.organization_id = h.organization_id and q.id = h.id
+    returning q.organization_id, q.id, q.ordering_key, q.status
+  )
+  select
+    array_agg(e.organization_id),
+    array_agg(e.id),
+    array_agg(row(e.organization_id, e.ordering_key)::private.queue_key)
+      filter (where e.ordering_key is not null and e.status = 'dead')
+  into organizations, ids, given_up
+  from ended e;
+  if given_up is not null then
+    perform private.release_keys(given_up);
+  end if;
+  return query select a.organization_id, a.id from unnest(organizations, ids) as a (organization_id, id);
+end;
+$$;
+comment on function private.fail_jobs(jsonb) is 'See public.fail_jobs().';
+grant execute on function private.fail_jobs(jsonb) to service_role;
+
+create function private.retry_backoff(attempts int)
+returns interval
+language plpgsql
+volatile
+set search_path = ''
+as $$
+begin
+  return make_interval(secs => least(3600, 5 * power(2, least(attempts, 20) - 1)) * (0.8 + 0.4 * random()));
+end;
+$$;
+comment on function private.retry_backoff(int) is
+  'How long to wait after so many attempts: 5 s, doubled each time, at most an hour, a fifth more or less so that what failed together does not come back together.';
+
+create function public.fail_jobs(jobs jsonb)
+returns table (organization_id uuid, id uuid)
+language plpgsql
+volatile
+set search_path = ''
+as $$
+#variable_conflict use_column
+begin
+  return query select f.organization_id, f.id from private.fail_jobs(jobs) f;
+end;
+$$;
+comment on function public.fail_jobs(jsonb) is
+  'Ends attempts [{organization_id, id, fencing_token, error, retry_at, is_permanent}] that failed: each job waits for its next one (at retry_at, else with exponential backoff), or is dead after its last or when is_permanent. Answers those that the caller still held. Secret key only.';
+grant execute on function public.fail_jobs(jsonb) to service_role;
+
+create function private.require_held(job public.message_queue)
+returns public.message_queue
+language plpgsql
+volatile
+set search_path = ''
+as $$
+begin
+  if job.id is null then
+    perform private.raise_error('BL301', 'lease_lost', 'The job is not held with this fencing token any more');
+  end if;
+  return job;
+end;
+$$;
+comment on function private.require_held(public.message_queue) is 'The job; or error lease_lost when there is none.';
+
+create function private.hold_job(job jsonb)
+returns public.message_queue
+language plpgsql
+volatile
+set search_path = ''
+as $$
+declare
+  held public.message_queue;
+begin
+  select q.* into held
+  from public.message_queue q
+  where q.organization_id = (job ->> 'organization_id')::uuid
+    and q.id = (job ->> 'id')::uuid
+    and q.status = 'processing'
+    and q.fencing_token = (job ->> 'fencing_token')::bigint
+  for update;
+  return private.require_held(held);
+end;
+$$;
+comment on function private.hold_job(jsonb) is
+  'The job {organization_id, id, fencing_token}, locked; or error lease_lost. First in a transaction that ends the job with its effects.';
+
+create function private.complete_job(organization_id uuid, id uuid, fencing_token bigint)
+returns public.message_queue
+language plpgsql
+volatile
+security definer -- the queue is written through its functions only
+set search_path = ''
+as $$
+declare
+  job public.message_queue;
+begin
+  select q.* into job
+  from private.complete_jobs(jsonb_build_array(jsonb_build_object(
+    'organization_id', organization_id, 'id', id, 'fencing_token', fencing_token))) c
+  join public.message_queue q on q.organization_id = c.organization_id and q.id = c.id;
+  return private.require_held(job);
+end;
+$$;
+comment on function private.complete_job(uuid, uuid, bigint) is 'See public.complete_job().';
+grant execute on function private.complete_job(uuid, uuid, bigint) to service_role;
+
+create function public.complete_job(organization_id uuid, id uuid, fencing_token bigint)
+returns public.message_queue
+language plpgsql
+volatile
+set search_path = ''
+as $$
+begin
+  return private.complete_job(organization_id, id, fencing_token);
+end;
+$$;
+comment on function public.complete_job(uuid, uuid, bigint) is
+  'Ends a job that is done. In the transaction of its effects it makes them happen once. Secret key only. Errors: lease_lost.';
+grant execute on function public.complete_job(uuid, uuid, bigint) to service_role;
+
+create function private.fail_job(
+  organization_id uuid,
+  id uuid,
+  fencing_token bigint,
+  error text,
+  retry_at timestamptz default null,
+  is_permanent boolean default false
+)
+returns public.message_queue
+language plpgsql
+volatile
+security definer -- the queue is written through its functions only
+set search_path = ''
+as $$
+declare
+  job public.message_queue;
+begin
+  select q.* into job
+  from private.fail_jobs(jsonb_build_array(jsonb_build_object(
+    'organization_id', organization_id, 'id', id, 'fencing_token', fencing_token,
+    'error', error, 'retry_at', retry_at, 'is_permanent', is_permanent))) f
+  join public.message_queue q on q.organization_id = f.organization_id and q.id = f.id;
+  return private.require_held(job);
+end;
+$$;
+comment on function private.fail_job(uuid, uuid, bigint, text, timestamptz, boolean) is 'See public.fail_job().';
+grant execute on function private.fail_job(uuid, uuid, bigint, text, timestamptz, boolean) to service_role;
+
+create function public.fail_job(
+  organization_id uuid,
+  id uuid,
+  fencing_token bigint,
+  error text,
+  retry_at timestamptz default null,
+  is_permanent boolean default false
+)
+returns public.message_queue
+language plpgsql
+volatile
+set search_path = ''
+as $$
+begin
+  return private.fail_job(organization_id, id, fencing_token, error, retry_at, is_permanent);
+end;
+$$;
+comment on function public.fail_job(uuid, uuid, bigint, text, timestamptz, boolean) is
+  'Ends an attempt that failed; see fail_jobs(). Answers the job, failed (it waits for its next attempt) or dead. Secret key only. Errors: lease_lost.';
+grant execute on function public.fail_job(uuid, uuid, bigint, text, timestamptz, boolean) to service_role;
+
+create function private.postpone_job(organization_id uuid, id uuid, fencing_token bigint, run_at timestamptz, reason text)
+returns public.message_queue
+language plpgsql
+volatile
+security definer -- the queue is written through its functions only
+set search_path = ''
+as $$
+declare
+  job public.message_queue;
+begin
+  update public.message_queue q
+  set status = 'pending',
+      attempts = q.attempts - 1,
+      run_at = postpone_job.run_at,
+      is_due = postpone_job.run_at <= now(),
+      locked_by = null,
+      lease_expires_at = null,
+      last_error = left(reason, 2000)
+  where q.organization_id = postpone_job.organization_id
+    and q.id = postpone_job.id
+    and q.status = 'processing'
+    and q.fencing_token = postpone_job.fencing_token
+  returning q.* into job;
+  return private.require_held(job);
+end;
+$$;
+comment on function private.postpone_job(uuid, uuid, bigint, timestamptz, text) is 'See public.postpone_job().';
+grant execute on function private.postpone_job(uuid, uuid, bigint, timestamptz, text) to service_role;
+
+create function public.postpone_job(organization_id uuid, id uuid, fencing_token bigint, run_at timestamptz, reason text)
+returns public.message_queue
+language plpgsql
+volatile
+set search_path = ''
+as $$
+begin
+  return private.postpone_job(organization_id, id, fencing_token, run_at, reason);
+end;
+$$;
+comment on function public.postpone_job(uuid, uuid, bigint, timestamptz, text) is
+  'Gives a job back that could not be tried (a rate limit, a pause); the attempt does not count. Its key stays behind it. Secret key only. Errors: lease_lost.';
+grant execute on function public.postpone_job(uuid, uuid, bigint, timestamptz, text) to service_role;
+
+create function private.extend_leases(jobs jsonb, lease interval)
+returns table (organization_id uuid, id uuid)
+language plpgsql
+volatile
+security definer -- the queue is written through its functions only
+set search_path = ''
+as $$
+#variable_conflict use_column
+begin
+  return query
+  with held as materialized (
+    select q.organization_id, q.id
+    from jsonb_to_recordset(jobs) as j (organization_id uuid, id uuid, fencing_token bigint)
+    join public.message_queue q on q.organization_id = j.organization_id and q.id = j.id
+    where q.status = 'processing' and q.fencing_token = j.fencing_token
+    order by q.organization_id, q.id
+    for update of q
+  )
+  update public.message_queue q
+  set lease_expires_at = greatest(q.lease_expires_at, now() + lease)
+  from held h
+  where q.organization_id = h.organization_id and q.id = h.id
+  returning q.organization_id, q.id;
+end;
+$$;
+comment on function private.extend_leases(jsonb, interval) is 'See public.extend_leases().';
+grant execute on function private.extend_leases(jsonb, interval) to service_role;
+
+create function public.extend_leases(jobs jsonb, lease interval default '60 seconds')
+returns table (organization_id uuid, id uuid)
+language plpgsql
+volatile
+set search_path = ''
+as $$
+#variable_conflict use_column
+begin
+  return query select x.organization_id, x.id from private.extend_leases(jobs, lease) x;
+end;
+$$;
+comment on function public.extend_leases(jsonb, interval) is
+  'A worker''s heartbeat: longer leases for jobs [{organization_id, id, fencing_token}] that still run; answers those that the caller still holds. Secret key only.';
+grant execute on function public.extend_leases(jsonb, interval) to service_role;
+
+create function public.extend_lease(
+  organization_id uuid,
+  id uuid,
+  fencing_token bigint,
+  lease interval default '60 seconds'
+)
+returns public.message_queue
+language plpgsql
+volatile
+set search_path = ''
+as $$
+declare
+  job public.message_queue;
+begin
+  select q.* into job
+  from private.extend_leases(jsonb_build_array(jsonb_build_object(
+    'organization_id', organization_id, 'id', id, 'fencing_token', fencing_token)), lease) x
+  join public.message_queue q on q.organization_id = x.organization_id and q.id = x.id;
+  return private.require_held(job);
+end;
+$$;
+comment on function public.extend_lease(uuid, uuid, bigint, interval) is
+  'A longer lease for one job. Secret key only. Errors: lease_lost.';
+grant execute on function public.extend_lease(uuid, uuid, bigint, interval) to service_role;
+grant execute on function private.require_held(public.message_queue) to service_role;
+
+-- Dead letters ----------------------------------------------------------------------------------------------------
+
+create function private.redrive(dead public.message_queue[])
+returns setof public.message_queue
+language plpgsql
+volatile
+set search_path = ''
+as $$
+declare
+  keys constant private.queue_key[] := array(
+    select distinct row(d.organization_id, d.ordering_key)::private.queue_key
+    from unnest(dead) d
+    where d.ordering_key is not null
+  );
+begin
+  if cardinality(keys) > 0 then
+    perform private.lock_queue_keys(keys);
+  end if;
+  update public.message_queue q
+  set status = case when q.ordering_key is null then 'pending' else 'waiting' end::public.job_status,
+      attempts = 0,
+      run_at = now(),
+      is_due = true,
+      completed_at = null
+  from unnest(dead) d
+  where q.organization_id = d.organization_id and q.id = d.id and q.status = 'dead';
+  if cardinality(keys) > 0 then
+    perform private.promote_keys(keys);
+  end if;
+  perform private.wake_worker();
+  return query
+  select q.*
+  from unnest(dead) d
+  join public.message_queue q on q.organization_id = d.organization_id and q.id = d.id;
+end;
+$$;
+comment on function private.redrive(public.message_queue[]) is 'Dead jobs begin anew; in their key they keep their place.';
+
+create function private.redrive_job(id uuid, organization_id uuid)
+returns public.message_queue
+language plpgsql
+volatile
+security definer -- the queue is written through its functions only
+set search_path = ''
+as $$
+declare
+  job public.message_queue;
+begin
+  perform private.require_role(organization_id, 'admin');
+  select q.* into job
+  from public.message_queue q
+  where q.organization_id = redrive_job.organization_id and q.id = redrive_job.id and q.status = 'dead';
+  if not found then
+    perform private.raise_error('BL302', 'job_not_found', 'This organization has no such dead job');
+  end if;
+  select r.* into job from private.redrive(array[job]) r;
+  return job;
+end;
+$$;
+comment on function private.redrive_job(uuid, uuid) is 'See public.redrive_job().';
+grant execute on function private.redrive_job(uuid, uuid) to authenticated, service_role;
+
+create function public.redrive_job(id uuid, organization_id uuid default public.user_organization_id())
+returns public.message_queue
+language plpgsql
+volatile
+set search_path = ''
+as $$
+begin
+  return private.redrive_job(id, organization_id);
+end;
+$$;
+comment on function public.redrive_job(uuid, uuid) is
+  'Tries a dead job again, with all its attempts. Admins and up. Errors: not_allowed, job_not_found.';
+grant execute on function public.redrive_job(uuid, uuid) to authenticated, service_role;
+
+create function private.redrive_jobs(job_type text, organization_id uuid)
+returns bigint
+language plpgsql
+volatile
+security definer -- the queue is written through its functions only
+set search_path = ''
+as $$
+declare
+  redriven bigint;
+begin
+  perform private.require_role(organization_id, 'admin');
+  select count(*) into redriven
+  from private.redrive(array(
+    select q
+    from public.message_queue q
+    where q.organization_id = redrive_jobs.organization_id
+      and q.status = 'dead'
+      and (redrive_jobs.job_type is null or q.job_type = redrive_jobs.job_type)
+    order by q.organization_id, q.id
+    limit 10000
+    for update skip locked
+  ));
+  return redriven;
+end;
+$$;
+comment on function private.redrive_jobs(text, uuid) is 'See public.redrive_jobs().';
+grant execute on function private.redrive_jobs(text, uuid) to authenticated, service_role;
+
+create function public.redrive_jobs(job_type text default null, organization_id uuid default public.user_organization_id())
+returns bigint
+language plpgsql
+volatile
+set search_path = ''
+as $$
+begin
+  return private.redrive_jobs(job_type, organization_id);
+end;
+$$;
+comment on function public.redrive_jobs(text, uuid) is
+  'Tries an organization''s dead jobs again (of one type, if given; at most 10,000 at a time); answers how many. Admins and up. Errors: not_allowed.';
+grant execute on function public.redrive_jobs(text, uuid) to authenticated, service_role;
+
+-- By the names of the Oxy design ----------------------------------------------------------------------------------
+
+create function public.process_pending_queue_jobs()
+returns setof public.message_queue
+language plpgsql
+volatile
+set search_path = ''
+as $$
+begin
+  return query select c.* from private.claim_jobs('process_pending_queue_jobs', 100, null, interval '5 minutes', null) c;
+end;
+$$;
+comment on function public.process_pending_queue_jobs() is
+  'Claims the next 100 jobs for five minutes; who calls it ends them by complete_jobs() and fail_jobs(). Secret key only.';
+grant execute on function public.process_pending_queue_jobs() to service_role;
+
+create function private.retry_failed_queue_jobs()
+returns bigint
+language plpgsql
+volatile
+security definer -- the queue is written through its functions only
+set search_path = ''
+as $$
+declare
+  hurried bigint;
+begin
+  update public.message_queue q
+  set run_at = now(), is_due = true
+  where (q.organization_id, q.id) in (
+    select f.organization_id, f.id
+    from public.message_queue f
+    where not f.is_due and f.status = 'failed'
+    for update skip locked
+  );
+  get diagnostics hurried = row_count;
+  perform private.wake_worker();
+  return hurried;
+end;
+$$;
+comment on function private.retry_failed_queue_jobs() is 'See public.retry_failed_queue_jobs().';
+grant execute on function private.retry_failed_queue_jobs() to service_role;
+
+create function public.retry_failed_queue_jobs()
+returns bigint
+language plpgsql
+volatile
+set search_path = ''
+as $$
+begin
+  return private.retry_failed_queue_jobs();
+end;
+$$;
+comment on function public.retry_failed_queue_jobs() is
+  'What failed and waits for its next attempt is tried now, say after an outage; answers how many. Needs no schedule: a failed job comes back by itself. Secret key only.';
+grant execute on function public.retry_failed_queue_jobs() to service_role;
+
+-- For the schedules ------------------------------------------------------------------------------------------------
+
+create function private.has_due_jobs()
+returns boolean
+language plpgsql
+stable
+set search_path = ''
+set enable_seqscan = off
+as $$
+begin
+  return exists (select from public.message_queue q where q.is_due and q.status in ('pending', 'failed'))
+    or exists (
+      select from public.message_queue q where not q.is_due and q.status in ('pending', 'failed') and q.run_at <= now()
+    )
+    or exists (select from public.message_queue q where q.status = 'processing' and q.lease_expires_at < now());
+end;
+$$;
+comment on function private.has_due_jobs() is 'Whether a worker would find something.';
+
+create function private.delete_finished_jobs(batch_size int default 5000)
+returns bigint
+language plpgsql
+volatile
+set search_path = ''
+as $$
+declare
+  deleted bigint;
+begin
+  delete from public.message_queue q
+  where (q.organization_id, q.id) in (
+    (
+      select c.organization_id, c.id
+      from public.message_queue c
+      where c.status = 'completed' and c.completed_at < now() - interval '1 day'
+      order by c.completed_at
+      limit batch_size
+      for update skip locked
+    )
+    union all
+    (
+      select d.organization_id, d.id
+      from public.message_queue d
+      where d.status = 'dead' and d.completed_at < now() - interval '30 days'
+      order by d.completed_at
+      limit batch_size
+      for update skip locked
+    )
+  );
+  get diagnostics deleted = row_count;
+  return deleted;
+end;
+$$;
+comment on function private.delete_finished_jobs(int) is
+  'Deletes completed jobs after a day and dead ones after thirty, a batch of each at a time; returns how many.';
