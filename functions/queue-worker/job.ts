@@ -1,0 +1,56 @@
+// What a job is, and what a handler of one kind of job has to offer. The registry of all kinds is jobs.ts.
+import type { z } from 'zod'
+import type { Log } from '../_shared/log.ts'
+import { RpcError } from '../_shared/rpc.ts'
+
+/** A row of the queue, as far as a worker needs it. */
+export interface Job<Payload = unknown> {
+  organization_id: string
+  id: string
+  job_type: string
+  fencing_token: number
+  /** This one included. */
+  attempts: number
+  max_attempts: number
+  created_at: string
+  payload: Payload
+}
+
+/** What proves to the database that one still holds a job. */
+export interface Claim {
+  organization_id: string
+  id: string
+  fencing_token: number
+}
+
+export function claimOf({ organization_id, id, fencing_token }: Job): Claim {
+  return { organization_id, id, fencing_token }
+}
+
+export type Outcome =
+  /** A begin_… or finish_… function has ended the job in its own transaction; `result` is for the log. */
+  | { kind: 'ended'; result?: string }
+  | { kind: 'completed' }
+  /** Without `retryAt` the database's own backoff decides. */
+  | { kind: 'failed'; error: string; retryAt?: Date; permanent?: boolean }
+  /** Later, and this attempt does not count. */
+  | { kind: 'postponed'; runAt: Date; reason: string }
+
+export interface Context {
+  /** Aborted when the time of the job is up, its lease is lost or the run ends. Who goes on after that is not heard. */
+  signal: AbortSignal
+  now: () => Date
+  log: Log
+}
+
+/** What a handler throws becomes a failure that is tried again, with a backoff that the database decides. */
+export interface JobType<Schema extends z.ZodType = z.ZodType> {
+  schema: Schema
+  timeoutMs: number
+  handle(job: Job<z.output<Schema>>, context: Context): Promise<Outcome>
+}
+
+/** Somebody else has the job by now, or has ended it. */
+export function isLeaseLost(error: unknown): boolean {
+  return error instanceof RpcError && error.code === 'BL301'
+}
