@@ -5,7 +5,11 @@ import { decodeBase64 } from 'deno-std/encoding/base64.js'
 import { decodeBase64Url, encodeBase64Url } from 'deno-std/encoding/base64url.js'
 import { timingSafeEqual } from 'deno-std/crypto/timing_safe_equal.js'
 
-export type Purpose = 'meta_app.app_secret' | 'meta_app.verify_token' | 'instance.access_token'
+export type Purpose =
+  | 'meta_app.app_secret'
+  | 'meta_app.verify_token'
+  | 'instance.access_token'
+  | 'webhook_endpoint.secret'
 
 export interface Place {
   /** Null: the platform's own. */
