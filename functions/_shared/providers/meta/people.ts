@@ -4,7 +4,7 @@ import { fromProviderId } from '../../phone.ts'
 import type { Identity } from '../inbound-event.ts'
 import { type Contact, contactSchema } from './schema.ts'
 
-const BSUID = /^[A-Z]{2}\.(ENT\.)?[A-Za-z0-9]{1,128}$/
+export const BSUID = /^[A-Z]{2}\.(ENT\.)?[A-Za-z0-9]{1,128}$/
 
 export interface Person {
   identities: Identity[]

@@ -3,12 +3,18 @@ import { HttpError } from '../../http.ts'
 import { sameSecret } from '../../secrets.ts'
 import type { Provider } from '../provider.ts'
 import type { MetaApp, MetaApps } from './apps.ts'
+import { testConnection } from './connection.ts'
+import type { Graph } from './graph.ts'
+import { fetchMedia } from './media.ts'
 import { parse } from './parse.ts'
+import { send } from './send.ts'
 import { isSignedBy, signatureBytes } from './signature.ts'
 
 const APP_KEY = /^[A-Za-z0-9_-]{16,64}$/
 
-export function createMetaProvider(apps: MetaApps): Provider {
+export function createMetaProvider(
+  { apps, graph, now = () => new Date() }: { apps: MetaApps; graph: Graph; now?: () => Date },
+): Provider {
   return {
     name: 'meta_cloud',
 
@@ -35,6 +41,13 @@ export function createMetaProvider(apps: MetaApps): Provider {
     },
 
     parse,
+
+    send: (message, credentials, signal) => send(graph, message, credentials, signal, now),
+
+    fetchMedia: (media, limit, credentials, signal) =>
+      fetchMedia(graph, media, limit, credentials, signal, now),
+
+    testConnection: (credentials) => testConnection(graph, credentials),
   }
 
   async function knownApp(appKey: string): Promise<MetaApp> {
