@@ -1,5 +1,6 @@
 // A provider's delivery: raw bytes, signature, one call of ingest_webhook, exactly 200. Nothing is stored before the
-// signature is right; a failure of ours answers 5xx, so that the provider delivers again.
+// signature is right; a failure of ours answers 5xx, so that the provider delivers again. What follows from a delivery
+// is the worker's, who is woken but not waited for.
 import { answering } from '../_shared/answer.ts'
 import {
   HttpError,
@@ -11,6 +12,7 @@ import {
 } from '../_shared/http.ts'
 import type { Log } from '../_shared/log.ts'
 import type { Rpc } from '../_shared/rpc.ts'
+import type { Wake } from '../_shared/wake.ts'
 import { isObject, storable } from '../_shared/json.ts'
 import type { Provider } from '../_shared/providers/provider.ts'
 
@@ -24,12 +26,14 @@ export interface Dependencies {
   /** By their name in the address: /whatsapp-webhook/<name>/<key>. */
   providers: ReadonlyMap<string, Provider>
   rpc: Rpc
+  /** Called when a delivery has left something to do. */
+  wake: Wake
   log: Log
   now?: () => Date
 }
 
 export function createHandler(
-  { providers, rpc, log, now = () => new Date() }: Dependencies,
+  { providers, rpc, wake, log, now = () => new Date() }: Dependencies,
 ): (request: Request) => Promise<Response> {
   return answering(async (request, notes) => {
     const url = new URL(request.url)
@@ -68,6 +72,7 @@ export function createHandler(
     })
     const counts = isObject(summary) ? summary : {}
     Object.assign(notes, counts)
+    if (typeof counts['jobs'] === 'number' && counts['jobs'] > 0) wake()
     return Response.json({ ...counts, received: true })
   }, log)
 }

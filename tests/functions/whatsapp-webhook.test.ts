@@ -3,6 +3,7 @@ import assert from 'node:assert/strict'
 import { RpcError } from '../../functions/_shared/rpc.ts'
 import { createHandler } from '../../functions/whatsapp-webhook/handler.ts'
 import { createMetaApps } from '../../functions/_shared/providers/meta/apps.ts'
+import { createGraph } from '../../functions/_shared/providers/meta/graph.ts'
 import { createMetaProvider } from '../../functions/_shared/providers/meta/provider.ts'
 import { CLINIC, errorCode, recordedLog, recordedRpc, sampleText, secretBox, signatureOf } from './support.ts'
 
@@ -41,15 +42,19 @@ async function webhook({ appSecret = APP_SECRET, ingest = () => ({ events: 1, me
   const { log, lines } = recordedLog()
   const clock = { now: 1_000_000 }
   const apps = createMetaApps({ rpc, secrets, now: () => clock.now })
+  const graph = createGraph({ url: 'http://127.0.0.1:9', version: 'v24.0' })
+  const wakes = { count: 0 }
   const handler = createHandler({
-    providers: new Map([['meta', createMetaProvider(apps)]]),
+    providers: new Map([['meta', createMetaProvider({ apps, graph })]]),
     rpc,
+    wake: () => wakes.count += 1,
     log,
     now: () => new Date('2026-11-20T13:00:00Z'),
   })
   return {
     lines,
     clock,
+    wakes,
     lookUps: () => callsOf('get_meta_app').length,
     ingested: () => callsOf('ingest_webhook').map(({ args }) => args),
     rotate: async (secrets: Partial<typeof current>) => {
@@ -405,4 +410,19 @@ Deno.test('other methods are not allowed', async () => {
     assert.equal(response.status, 405)
     assert.equal(response.headers.get('allow'), 'GET, POST')
   }
+})
+
+Deno.test('the worker is woken by a delivery that leaves work, and by no other', async () => {
+  const withJobs = await webhook({ ingest: () => ({ events: 1, messages: 1, jobs: 2 }) })
+  assert.equal((await withJobs.post(TEXT, await signed(TEXT))).status, 200)
+  assert.equal(withJobs.wakes.count, 1)
+
+  for (const summary of [{ events: 1, jobs: 0 }, { events: 1 }, null]) {
+    const without = await webhook({ ingest: () => summary })
+    assert.equal((await without.post(TEXT, await signed(TEXT))).status, 200)
+    assert.equal(without.wakes.count, 0)
+  }
+  const refused = await webhook({ ingest: () => ({ jobs: 1 }) })
+  assert.equal((await refused.post(TEXT, await signed(TEXT, 'outro-segredo'))).status, 401)
+  assert.equal(refused.wakes.count, 0)
 })
