@@ -14,6 +14,7 @@ import { type ApiKeys, holdsValidJwt, keyChecker } from './api-keys.ts'
 import type { AuthServer } from './auth.ts'
 import { Failure, hasCode, messageOf } from './failure.ts'
 import type { EdgeFunction } from './functions.ts'
+import type { GraphServer } from './graph/server.ts'
 
 export interface GatewayOptions {
   keys: ApiKeys
@@ -30,6 +31,8 @@ export interface Gateway {
   port: number
   /** Auth becomes available when its schema is there. */
   useAuth(auth: AuthServer): void
+  /** Meta's Graph API, imitated; it looks into the database. */
+  useGraph(graph: GraphServer): void
   close(): Promise<void>
 }
 
@@ -72,6 +75,7 @@ export async function startGateway(port: number, options: GatewayOptions): Promi
   })
   const verifyJwt = new Map(options.functions.map((item) => [item.name, item.verifyJwt]))
   let auth: AuthServer | null = null
+  let graph: GraphServer | null = null
 
   const server = createServer({ keepAliveTimeout: 65_000, requestTimeout: 0 }, (request, response) => {
     const url = request.url ?? '/'
@@ -82,6 +86,10 @@ export async function startGateway(port: number, options: GatewayOptions): Promi
     }
     if (path.startsWith('/auth/v1/')) return authenticate(request, response, path)
     if (path.startsWith('/functions/v1/')) return invoke(request, response, url.slice('/functions/v1'.length))
+    if (path.startsWith('/graph/')) {
+      if (graph === null) return respondJson(response, 503, { message: 'The Graph API is starting.' })
+      return graph.listener(request, response)
+    }
     respondJson(response, 404, { message: `No route matches ${path}; "/" lists what is where.` })
   })
 
@@ -206,6 +214,7 @@ export async function startGateway(port: number, options: GatewayOptions): Promi
   return {
     port: typeof address === 'object' && address !== null ? address.port : port,
     useAuth: (server) => void (auth = server),
+    useGraph: (server) => void (graph = server),
     close: () =>
       new Promise((resolve) => {
         server.close(() => resolve())

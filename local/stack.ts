@@ -12,10 +12,12 @@ import { PROJECT_DIR } from './environment.ts'
 import { Failure } from './failure.ts'
 import { configuredFunctions, functionsService } from './functions.ts'
 import { startGateway } from './gateway.ts'
+import { startGraph } from './graph/server.ts'
 import { pushMigrations } from './migrations.ts'
 import { PostgresServer } from './postgres.ts'
 import { postgrestService } from './postgrest.ts'
 import { ProcessTable, type Service, stopOrphan } from './processes.ts'
+import { startTicker } from './ticker.ts'
 
 export interface StackOptions {
   /** Where the cluster, the secrets and the logs live. */
@@ -29,6 +31,8 @@ export interface StackOptions {
   projectDir?: string
   /** More environment for the edge functions. */
   functionsEnvironment?: Record<string, string>
+  /** How often cron-refresh is called where the database has no pg_cron, every second by default; false: no ticker. */
+  ticker?: { everyMs: number } | false
   /** Breaks off a start. */
   signal?: AbortSignal
   /** Makes a stop kill what it would otherwise ask to end. */
@@ -40,6 +44,8 @@ export interface StackUrls {
   rest: string
   auth: string
   functions: string
+  /** The stack's own imitation of Meta's Graph API. */
+  graph: string
   /** As the role `postgres`. */
   database: string
   /** As a superuser. */
@@ -158,6 +164,15 @@ export async function startStack(options: StackOptions): Promise<Stack> {
     state.databaseUrl = urls.postgres
     await bootstrap(urls, secrets)
     signal.throwIfAborted()
+    // Stopped after the functions, whose last calls it answers.
+    const graph = startGraph({
+      apiUrl,
+      databaseUrl: urls.admin,
+      encryptionKeys: secrets.encryptionKeys,
+      secretKey: keys.secret,
+    })
+    undo.push(() => graph.close())
+    gateway.useGraph(graph)
 
     const postgrest = await postgrestService({ data, table, urls, secrets, socketPath: restSocket, gaveUp })
     edge = functionsService({
@@ -171,7 +186,7 @@ export async function startStack(options: StackOptions): Promise<Stack> {
       gaveUp,
       apiUrl,
       databaseUrl: urls.postgres,
-      environment: options.functionsEnvironment ?? {},
+      environment: { BALCAO_META_GRAPH_URL: `${apiUrl}/graph`, ...options.functionsEnvironment },
     })
     Object.assign(services, { postgrest, functions: edge.service })
     // The functions finish their work first, and need the Data API for it.
@@ -183,6 +198,17 @@ export async function startStack(options: StackOptions): Promise<Stack> {
     signal.throwIfAborted()
     await supervise(postgrest)
     signal.throwIfAborted()
+    if (options.ticker !== false) {
+      const ticker = startTicker({
+        databaseUrl: urls.admin,
+        functionsUrl: `${apiUrl}/functions/v1`,
+        secretKey: keys.secret,
+        logFile: data.log('ticker'),
+        everyMs: options.ticker?.everyMs ?? 1000,
+        hurry,
+      })
+      undo.push(() => ticker.stop())
+    }
     state.status = 'ready'
     data.writeState(state)
 
@@ -192,6 +218,7 @@ export async function startStack(options: StackOptions): Promise<Stack> {
         rest: `${apiUrl}/rest/v1`,
         auth: `${apiUrl}/auth/v1`,
         functions: `${apiUrl}/functions/v1`,
+        graph: `${apiUrl}/graph`,
         database: urls.postgres,
         admin: urls.admin,
       },
@@ -288,6 +315,7 @@ function indexPage(api: string, functions: string[]): string {
     `${api}/rest/v1       the Data API (PostgREST)`,
     `${api}/auth/v1       sign-up, sign-in, users`,
     ...functions.map((name) => `${api}/functions/v1/${name}`),
+    `${api}/graph         WhatsApp as Meta's Graph API, imitated`,
     '',
     'Keys: npm run status',
     '',

@@ -123,6 +123,8 @@ function startTestStack(): { ready: Promise<Stack>; remove: () => Promise<void> 
       apiPort: 0,
       dbPort: 0,
       databaseUrl: process.env.BALCAO_DB_URL || undefined,
+      // The receivers of outgoing webhooks in the tests are on this machine.
+      functionsEnvironment: { BALCAO_ALLOW_LOOPBACK_WEBHOOKS: 'true' },
       signal: interrupted.signal,
       hurry: hurry.signal,
     })

@@ -8,6 +8,7 @@ const schema = z.object({
     rest: z.string(),
     auth: z.string(),
     functions: z.string(),
+    graph: z.string(),
     database: z.string(),
     admin: z.string(),
   }),
