@@ -80,18 +80,24 @@ function bearerOf(authorization: string | undefined): string | null {
 
 /** What `verify_jwt = true` asks of a request to a function. */
 export function holdsValidJwt(authorization: string | undefined, secret: string, now: number): boolean {
-  const [header, payload, signature] = (bearerOf(authorization) ?? '').split('.')
-  if (header === undefined || payload === undefined || signature === undefined) return false
+  return claimsOf(bearerOf(authorization) ?? '', secret, now) !== null
+}
+
+/** What a token says that this secret signed and that is valid now (in seconds); null of any other. */
+export function claimsOf(token: string, secret: string, now: number): Record<string, unknown> | null {
+  const [header, payload, signature] = token.split('.')
+  if (header === undefined || payload === undefined || signature === undefined) return null
   try {
     const { alg } = decode(header)
-    if (alg !== 'HS256') return false
+    if (alg !== 'HS256') return null
     const expected = hmac(`${header}.${payload}`, secret)
     const given = Buffer.from(signature, 'base64url')
-    if (given.length !== expected.length || !timingSafeEqual(given, expected)) return false
-    const { exp, nbf } = decode(payload)
-    return (typeof exp !== 'number' || exp > now) && (typeof nbf !== 'number' || nbf <= now)
+    if (given.length !== expected.length || !timingSafeEqual(given, expected)) return null
+    const claims = decode(payload)
+    const { exp, nbf } = claims
+    return (typeof exp !== 'number' || exp > now) && (typeof nbf !== 'number' || nbf <= now) ? claims : null
   } catch {
-    return false
+    return null
   }
 }
 

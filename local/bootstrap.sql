@@ -1,6 +1,6 @@
 -- What a hosted Supabase project has before the first migration: roles, schemas, rights. Run by a superuser at every
--- start; it may be repeated. Nothing here stands in for vault, net, cron, realtime or storage: what is absent is absent.
--- local/database.ts fills in the passwords.
+-- start; it may be repeated. Nothing here stands in for vault, net, cron or realtime: what is absent is absent.
+-- local/database.ts fills in the passwords and runs storage.sql after this.
 
 -- Roles -----------------------------------------------------------------------------------------------------------
 
@@ -9,7 +9,8 @@ declare
   role_name text;
 begin
   foreach role_name in array array[
-    'supabase_admin', 'postgres', 'anon', 'authenticated', 'service_role', 'authenticator', 'supabase_auth_admin'
+    'supabase_admin', 'postgres', 'anon', 'authenticated', 'service_role', 'authenticator', 'supabase_auth_admin',
+    'supabase_storage_admin'
   ] loop
     if not exists (select from pg_catalog.pg_roles where rolname = role_name) then
       execute format('create role %I', role_name);
@@ -25,9 +26,11 @@ alter role authenticated nologin noinherit;
 alter role service_role nologin noinherit bypassrls;
 alter role authenticator login noinherit password :authenticator_password;
 alter role supabase_auth_admin login noinherit createrole password :auth_admin_password;
+alter role supabase_storage_admin login noinherit password :storage_admin_password;
 
 grant anon, authenticated, service_role to authenticator;
 grant anon, authenticated, service_role to postgres;
+grant anon, authenticated, service_role to supabase_storage_admin;
 
 alter role anon set statement_timeout = '3s';
 alter role authenticated set statement_timeout = '8s';
@@ -36,6 +39,10 @@ alter role authenticator set lock_timeout = '8s';
 alter role postgres set search_path = "$user", public, extensions;
 alter role supabase_auth_admin set search_path = auth;
 alter role supabase_auth_admin set idle_in_transaction_session_timeout = '60s';
+alter role supabase_storage_admin set search_path = storage;
+alter role supabase_storage_admin set statement_timeout = '30s';
+alter role supabase_storage_admin set lock_timeout = '8s';
+alter role supabase_storage_admin set idle_in_transaction_session_timeout = '60s';
 
 -- Database and schemas --------------------------------------------------------------------------------------------
 

@@ -1,5 +1,6 @@
 // Makes a plain Postgres database look like the one of a hosted Supabase project, as far as migrations can tell.
 
+import { createHmac } from 'node:crypto'
 import { readFile } from 'node:fs/promises'
 import postgres from 'postgres'
 import type { Secrets } from './data-directory.ts'
@@ -11,6 +12,7 @@ export interface DatabaseUrls {
   /** The role that owns and migrates the schema, as on a hosted project. */
   postgres: string
   authAdmin: string
+  storageAdmin: string
   authenticator: string
 }
 
@@ -32,8 +34,14 @@ export function urlsFor(admin: string, secrets: Secrets, socketDir?: string): Da
     admin,
     postgres: as('postgres', 'postgres'),
     authAdmin: as('supabase_auth_admin', secrets.authAdminPassword),
+    storageAdmin: as('supabase_storage_admin', storageAdminPassword(secrets)),
     authenticator: as('authenticator', secrets.authenticatorPassword, true),
   }
+}
+
+/** Follows from another secret, so that data directories of before there was storage need no new one. */
+function storageAdminPassword(secrets: Secrets): string {
+  return createHmac('sha256', secrets.authAdminPassword).update('supabase_storage_admin').digest('base64url')
 }
 
 /** Refuses what must not be bootstrapped: a hosted project, or a database that we cannot own. */
@@ -58,7 +66,7 @@ export async function assertDisposable(url: string): Promise<void> {
       )
     }
     const [managed] = await sql`
-      select from pg_roles where rolname in ('supabase_storage_admin', 'supabase_realtime_admin', 'cli_login_postgres')`
+      select from pg_roles where rolname in ('supabase_realtime_admin', 'dashboard_user', 'cli_login_postgres')`
     if (managed !== undefined) {
       throw new Failure(
         'BALCAO_DB_URL names a database of the Supabase platform; the local stack takes a disposable one.',
@@ -71,7 +79,12 @@ export async function bootstrap(urls: DatabaseUrls, secrets: Secrets): Promise<v
   const script = (await readFile(new URL('bootstrap.sql', import.meta.url), 'utf8'))
     .replace(':authenticator_password', `'${secrets.authenticatorPassword}'`)
     .replace(':auth_admin_password', `'${secrets.authAdminPassword}'`)
-  await withSql(urls.admin, (sql) => sql.unsafe(script))
+    .replace(':storage_admin_password', `'${storageAdminPassword(secrets)}'`)
+  const storage = await readFile(new URL('storage.sql', import.meta.url), 'utf8')
+  await withSql(urls.admin, async (sql) => {
+    await sql.unsafe(script)
+    await sql.unsafe(storage)
+  })
 }
 
 export async function installAuthFunctions(urls: DatabaseUrls): Promise<void> {

@@ -1,4 +1,4 @@
-// The gateway: one address for the Data API, auth and the edge functions, with Supabase's API keys and CORS.
+// The gateway: one address for the Data API, auth, storage and the edge functions, with Supabase's API keys and CORS.
 //
 // It is node:http on both sides and copies bytes as they come: a webhook's signature is over the raw body.
 
@@ -15,6 +15,7 @@ import type { AuthServer } from './auth.ts'
 import { Failure, hasCode, messageOf } from './failure.ts'
 import type { EdgeFunction } from './functions.ts'
 import type { GraphServer } from './graph/server.ts'
+import type { StorageServer } from './storage.ts'
 
 export interface GatewayOptions {
   keys: ApiKeys
@@ -31,6 +32,7 @@ export interface Gateway {
   port: number
   /** Auth becomes available when its schema is there. */
   useAuth(auth: AuthServer): void
+  useStorage(storage: StorageServer): void
   /** Meta's Graph API, imitated; it looks into the database. */
   useGraph(graph: GraphServer): void
   close(): Promise<void>
@@ -75,6 +77,7 @@ export async function startGateway(port: number, options: GatewayOptions): Promi
   })
   const verifyJwt = new Map(options.functions.map((item) => [item.name, item.verifyJwt]))
   let auth: AuthServer | null = null
+  let storage: StorageServer | null = null
   let graph: GraphServer | null = null
 
   const server = createServer({ keepAliveTimeout: 65_000, requestTimeout: 0 }, (request, response) => {
@@ -85,6 +88,7 @@ export async function startGateway(port: number, options: GatewayOptions): Promi
       return rest(request, response, url.slice('/rest/v1'.length) || '/')
     }
     if (path.startsWith('/auth/v1/')) return authenticate(request, response, path)
+    if (path.startsWith('/storage/v1/')) return store(request, response, url.slice('/storage/v1'.length))
     if (path.startsWith('/functions/v1/')) return invoke(request, response, url.slice('/functions/v1'.length))
     if (path.startsWith('/graph/')) {
       if (graph === null) return respondJson(response, 503, { message: 'The Graph API is starting.' })
@@ -118,6 +122,19 @@ export async function startGateway(port: number, options: GatewayOptions): Promi
     if (auth === null) return respondJson(response, 503, { message: 'The auth server is starting.' })
     allowOrigin(response)
     auth.listener(request, response)
+  }
+
+  function store(request: IncomingMessage, response: ServerResponse, target: string): void {
+    if (preflight(request, response)) return
+    if (storage === null) return respondJson(response, 503, { message: 'The storage server is starting.' })
+    let token: string | null = null
+    if (!storage.needsNoKey(request.method ?? 'GET', target.split('?', 1)[0] ?? '')) {
+      const caller = authorize(request, response)
+      if (caller === null) return
+      token = caller.bearer ?? (caller.role === 'anon' ? keys.anon : keys.serviceRole)
+    }
+    allowOrigin(response)
+    void storage.listener(request, response, target, token)
   }
 
   function invoke(request: IncomingMessage, response: ServerResponse, target: string): void {
@@ -214,6 +231,7 @@ export async function startGateway(port: number, options: GatewayOptions): Promi
   return {
     port: typeof address === 'object' && address !== null ? address.port : port,
     useAuth: (server) => void (auth = server),
+    useStorage: (server) => void (storage = server),
     useGraph: (server) => void (graph = server),
     close: () =>
       new Promise((resolve) => {
@@ -228,7 +246,7 @@ export async function startGateway(port: number, options: GatewayOptions): Promi
  * Resolves when all of a request has come, which is dropped: a connection that is closed on bytes unread is reset, and
  * the client loses the answer with it. Not for ever: who keeps sending is cut off.
  */
-function received(request: IncomingMessage): Promise<void> {
+export function received(request: IncomingMessage): Promise<void> {
   return new Promise((resolve) => {
     if (request.complete || request.destroyed) return resolve()
     const timer = setTimeout(resolve, LINGER_MS)

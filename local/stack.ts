@@ -17,6 +17,7 @@ import { pushMigrations } from './migrations.ts'
 import { PostgresServer } from './postgres.ts'
 import { postgrestService } from './postgrest.ts'
 import { ProcessTable, type Service, stopOrphan } from './processes.ts'
+import { startStorage } from './storage.ts'
 import { startTicker } from './ticker.ts'
 
 export interface StackOptions {
@@ -43,6 +44,7 @@ export interface StackUrls {
   api: string
   rest: string
   auth: string
+  storage: string
   functions: string
   /** The stack's own imitation of Meta's Graph API. */
   graph: string
@@ -164,6 +166,10 @@ export async function startStack(options: StackOptions): Promise<Stack> {
     state.databaseUrl = urls.postgres
     await bootstrap(urls, secrets)
     signal.throwIfAborted()
+    // Stopped after the functions, which keep files in it.
+    const storage = await startStorage({ urls, secrets, data })
+    undo.push(() => storage.close())
+    gateway.useStorage(storage)
     // Stopped after the functions, whose last calls it answers.
     const graph = startGraph({
       apiUrl,
@@ -217,6 +223,7 @@ export async function startStack(options: StackOptions): Promise<Stack> {
         api: apiUrl,
         rest: `${apiUrl}/rest/v1`,
         auth: `${apiUrl}/auth/v1`,
+        storage: `${apiUrl}/storage/v1`,
         functions: `${apiUrl}/functions/v1`,
         graph: `${apiUrl}/graph`,
         database: urls.postgres,
@@ -314,6 +321,7 @@ function indexPage(api: string, functions: string[]): string {
     '',
     `${api}/rest/v1       the Data API (PostgREST)`,
     `${api}/auth/v1       sign-up, sign-in, users`,
+    `${api}/storage/v1    files`,
     ...functions.map((name) => `${api}/functions/v1/${name}`),
     `${api}/graph         WhatsApp as Meta's Graph API, imitated`,
     '',

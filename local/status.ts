@@ -51,6 +51,7 @@ function variablesOf(
     API_URL: api,
     REST_URL: `${api}/rest/v1`,
     FUNCTIONS_URL: `${api}/functions/v1`,
+    STORAGE_URL: `${api}/storage/v1`,
     GRAPH_URL: `${api}/graph`,
     DB_URL: databaseUrl,
     PUBLISHABLE_KEY: keys.publishable,

@@ -46,6 +46,7 @@ const VARIABLES = [
   'SERVICE_ROLE_KEY',
   'JWT_SECRET',
   'FUNCTIONS_URL',
+  'STORAGE_URL',
 ]
 
 let dataDir = ''
@@ -666,12 +667,12 @@ describe('the gateway', () => {
     expect(await answers(urls.api, '/auth/v1/.well-known/jwks.json')).toBe(200)
   })
 
-  test('only /rest/v1, /auth/v1, /functions/v1 and the index are there', async () => {
+  test('only /rest/v1, /auth/v1, /storage/v1, /functions/v1, /graph and the index are there', async () => {
     expect(await answers(urls.api, '/')).toBe(200)
     for (
       const path of [
         '/nope',
-        '/storage/v1/bucket',
+        '/storage/v2/bucket',
         '/_system',
         '/rest',
         '/auth/v2/x',
@@ -735,7 +736,7 @@ describe('the database', () => {
 
   test('knows no stand-ins for what it lacks', async () => {
     const schemas =
-      await sql`select nspname from pg_namespace where nspname in ('vault', 'net', 'realtime', 'storage')`
+      await sql`select nspname from pg_namespace where nspname in ('vault', 'net', 'realtime')`
     expect(schemas).toEqual([])
   })
 })
