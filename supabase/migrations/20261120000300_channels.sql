@@ -49,6 +49,10 @@ create table public.whatsapp_instances (
   meta_app_key text,
   status public.instance_status not null default 'connecting',
   last_seen_at timestamptz,
+  sending_paused_until timestamptz,
+  sending_stopped_at timestamptz,
+  sending_stopped_code text,
+  sending_stopped_reason text,
   webhook_url text,
   metadata jsonb not null default '{}',
   created_at timestamptz not null default now(),
@@ -67,6 +71,9 @@ comment on table public.whatsapp_instances is 'A connected WhatsApp number. Writ
 comment on column public.whatsapp_instances.external_id is 'The provider''s id of the number; Meta: phone_number_id (the sources'' whatsapp_id_number).';
 comment on column public.whatsapp_instances.meta_app_key is 'The Meta app whose deliveries may reach this number.';
 comment on column public.whatsapp_instances.last_seen_at is 'Last verified delivery, to the minute.';
+comment on column public.whatsapp_instances.sending_paused_until is 'The provider asked us to slow down; what is to be sent waits.';
+comment on column public.whatsapp_instances.sending_stopped_at is
+  'Nothing can be sent until somebody acts (a token expired, an account blocked); a new access token ends it.';
 create unique index whatsapp_instances_one_live_per_app_and_number_idx
   on public.whatsapp_instances (meta_app_key, external_id) where status <> 'disconnected';
 comment on index public.whatsapp_instances_one_live_per_app_and_number_idx is
@@ -263,7 +270,11 @@ begin
       phone_number = excluded.phone_number,
       meta_app_key = excluded.meta_app_key,
       webhook_url = excluded.webhook_url,
-      status = 'connecting'
+      status = 'connecting',
+      sending_paused_until = null,
+      sending_stopped_at = null,
+      sending_stopped_code = null,
+      sending_stopped_reason = null
     where i.status = 'disconnected'
     returning i.* into instance;
   exception when unique_violation then
@@ -372,6 +383,14 @@ begin
     update private.instance_secrets s
     set access_token = update_instance.access_token
     where s.organization_id = update_instance.organization_id and s.instance_id = update_instance.instance_id;
+    update public.whatsapp_instances i
+    set status = case i.status when 'banned' then 'connecting' else i.status end,
+        sending_stopped_at = null,
+        sending_stopped_code = null,
+        sending_stopped_reason = null
+    where i.organization_id = update_instance.organization_id
+      and i.id = update_instance.instance_id
+      and i.sending_stopped_at is not null;
   end if;
   update public.whatsapp_instances i
   set name = coalesce(update_instance.name, i.name),
@@ -443,6 +462,75 @@ $$;
 comment on function public.disconnect_instance(uuid, uuid) is
   'Disconnects a number: its secrets go, its conversations stay, its deliveries are kept unrouted. Twice is once. Answers {instance, app_key}. Admins and up. Errors: not_allowed, instance_not_found.';
 grant execute on function public.disconnect_instance(uuid, uuid) to authenticated, service_role;
+
+create function private.require_instance_admin(organization_id uuid, instance_id uuid)
+returns void
+language plpgsql
+volatile
+security definer -- a caller without right must not learn whether the instance exists
+set search_path = ''
+as $$
+begin
+  perform private.require_role(organization_id, 'admin');
+  perform private.locked_instance(organization_id, instance_id);
+end;
+$$;
+comment on function private.require_instance_admin(uuid, uuid) is 'See public.require_instance_admin().';
+grant execute on function private.require_instance_admin(uuid, uuid) to authenticated, service_role;
+
+create function public.require_instance_admin(organization_id uuid, instance_id uuid)
+returns void
+language plpgsql
+volatile
+set search_path = ''
+as $$
+begin
+  perform private.require_instance_admin(organization_id, instance_id);
+end;
+$$;
+comment on function public.require_instance_admin(uuid, uuid) is
+  'For the function manage-instance: whether the caller administers this number. Errors: not_allowed, instance_not_found.';
+grant execute on function public.require_instance_admin(uuid, uuid) to authenticated, service_role;
+
+create function private.get_instance_credentials(organization_id uuid, instance_id uuid)
+returns jsonb
+language plpgsql
+stable
+security definer -- the secrets are in "private"
+set search_path = ''
+as $$
+declare
+  credentials jsonb;
+begin
+  select jsonb_build_object('external_id', i.external_id, 'provider', i.provider, 'access_token', s.access_token)
+  into credentials
+  from public.whatsapp_instances i
+  join private.instance_secrets s on s.organization_id = i.organization_id and s.instance_id = i.id
+  where i.organization_id = get_instance_credentials.organization_id
+    and i.id = get_instance_credentials.instance_id
+    and i.status <> 'disconnected';
+  if not found then
+    perform private.raise_error('BL105', 'instance_not_found', 'This organization has no such instance');
+  end if;
+  return credentials;
+end;
+$$;
+comment on function private.get_instance_credentials(uuid, uuid) is 'See public.get_instance_credentials().';
+grant execute on function private.get_instance_credentials(uuid, uuid) to service_role;
+
+create function public.get_instance_credentials(organization_id uuid, instance_id uuid)
+returns jsonb
+language plpgsql
+stable
+set search_path = ''
+as $$
+begin
+  return private.get_instance_credentials(organization_id, instance_id);
+end;
+$$;
+comment on function public.get_instance_credentials(uuid, uuid) is
+  'For the edge functions: what calling a number''s provider takes {external_id, provider, access_token (sealed)}. Secret key only. Errors: instance_not_found.';
+grant execute on function public.get_instance_credentials(uuid, uuid) to service_role;
 
 create function private.register_platform_meta_app(app_key text, app_secret text, verify_token text)
 returns jsonb

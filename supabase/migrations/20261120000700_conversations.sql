@@ -116,6 +116,7 @@ create table public.messages (
   content text,
   media jsonb,
   media_url text,
+  payload jsonb,
   whatsapp_message_id text,
   reply_to_whatsapp_message_id text,
   client_message_id text,
@@ -146,11 +147,14 @@ create table public.messages (
   constraint messages_inbound_is_received_check check ((direction = 'inbound') = (status = 'received')),
   constraint messages_client_message_id_length_check check (length(client_message_id) between 1 and 128),
   constraint messages_media_is_object_check check (jsonb_typeof(media) = 'object'),
+  constraint messages_payload_is_object_check check (jsonb_typeof(payload) = 'object'),
   constraint messages_metadata_is_object_check check (jsonb_typeof(metadata) = 'object')
 );
 comment on table public.messages is 'Every message once, however often it was delivered. Read a timeline by conversation_id, ordered by id (UUIDv7: as they arrived).';
 comment on column public.messages.media is 'What the provider said of the file; shape messageMedia in types/.';
-comment on column public.messages.media_url is 'Our own copy of the file.';
+comment on column public.messages.media_url is 'Our own copy of the file in Storage: media/<path>. Read it by a signed URL.';
+comment on column public.messages.payload is
+  'What a message of ours holds beside its content (buttons, a list, a template, a file); shape outboundPayload in types/.';
 comment on column public.messages.client_message_id is 'An app''s own id of a message to send: sending it again is the same message.';
 comment on column public.messages.sent_at is 'By the provider''s clock; created_at is when it reached us.';
 comment on column public.messages.revoked_at is 'The customer deleted it: apps show that it was deleted. What it said stays for the record.';

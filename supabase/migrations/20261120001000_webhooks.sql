@@ -9,6 +9,7 @@ create table public.webhook_events (
   id uuid not null default private.uuid_v7(),
   instance_id uuid,
   provider public.whatsapp_provider not null,
+  app_key text,
   event_type text not null,
   external_id text,
   payload jsonb not null,
@@ -29,6 +30,7 @@ create table public.webhook_events (
 comment on table public.webhook_events is
   'Every tenant''s part of every delivery, as it came. Partitioned by month; kept 30 days. No foreign keys: a log outlives what it speaks of.';
 comment on column public.webhook_events.organization_id is 'Null: a number that nobody registered, or the platform''s own app. Then only the platform sees it.';
+comment on column public.webhook_events.app_key is 'The key in the address that it came to: what it was verified with.';
 comment on column public.webhook_events.external_id is 'The provider''s id of the number.';
 comment on column public.webhook_events.unknown_count is 'Items in it that we did not understand.';
 create index webhook_events_organization_id_created_at_idx on public.webhook_events (organization_id, created_at desc);

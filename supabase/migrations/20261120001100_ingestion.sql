@@ -761,7 +761,8 @@ create function private.ingest_webhook(
   app_key text,
   headers jsonb,
   signature text,
-  parts jsonb
+  parts jsonb,
+  replayed_event uuid default null
 )
 returns jsonb
 language plpgsql
@@ -822,15 +823,16 @@ begin
       and i.status <> 'disconnected'
   ), kept as (
     insert into public.webhook_events (
-      organization_id, instance_id, provider, event_type, external_id, payload, headers, signature, unknown_count,
+      organization_id, instance_id, provider, app_key, event_type, external_id, payload, headers, signature, unknown_count,
       processed, processed_at, processing_error
     )
     select
-      p.organization_id, p.instance_id, ingest_webhook.provider, p.event_type, p.external_id, p.payload,
+      p.organization_id, p.instance_id, ingest_webhook.provider, app.app_key, p.event_type, p.external_id, p.payload,
       ingest_webhook.headers, ingest_webhook.signature, coalesce(p.unknown, 0),
       p.is_ours, case when p.is_ours then now() end,
       case when p.is_ours then p.error else 'number_not_registered' end
     from part p
+    where replayed_event is null
   ), event as (
     select
       p.organization_id, p.instance_id, e.*, coalesce(e.sent_at, e.occurred_at) as at,
@@ -975,12 +977,14 @@ begin
     'updates', news + (select count(*) from unnest(changes) c where c.kind <> 'status' and c.n = any (known_changes)),
     'parked', parked,
     'unrouted', unrouted,
-    'unknown', unknown
+    'unknown', unknown,
+    'jobs', coalesce(nullif(current_setting('balcao.jobs_enqueued', true), ''), '0')::bigint
   );
 end;
 $$;
-comment on function private.ingest_webhook(public.whatsapp_provider, text, jsonb, text, jsonb) is 'See public.ingest_webhook().';
-grant execute on function private.ingest_webhook(public.whatsapp_provider, text, jsonb, text, jsonb) to service_role;
+comment on function private.ingest_webhook(public.whatsapp_provider, text, jsonb, text, jsonb, uuid) is
+  'See public.ingest_webhook(). With replayed_event the raw delivery is kept already.';
+grant execute on function private.ingest_webhook(public.whatsapp_provider, text, jsonb, text, jsonb, uuid) to service_role;
 
 create function public.ingest_webhook(
   provider public.whatsapp_provider,
@@ -999,5 +1003,5 @@ begin
 end;
 $$;
 comment on function public.ingest_webhook(public.whatsapp_provider, text, jsonb, text, jsonb) is
-  'For the function whatsapp-webhook: one verified delivery in one transaction. parts: [{external_id, event_type, payload, unknown, error, events}], one per number (shapes: functions/_shared/providers/inbound-event.ts). Answers counts {events, messages, duplicates, statuses, updates, parked, unrouted, unknown}. Errors: app_not_found.';
+  'For the function whatsapp-webhook: one verified delivery in one transaction. parts: [{external_id, event_type, payload, unknown, error, events}], one per number (shapes: functions/_shared/providers/inbound-event.ts). Answers counts {events, messages, duplicates, statuses, updates, parked, unrouted, unknown, jobs}; jobs: for the worker, which then wants to be woken. Errors: app_not_found.';
 grant execute on function public.ingest_webhook(public.whatsapp_provider, text, jsonb, text, jsonb) to service_role;

@@ -1,0 +1,672 @@
+-- Sending: from an app's words to the provider's "accepted", once.
+--
+-- send_message() stores the message and a job in one transaction. The worker asks begin_send() whether, what and to
+-- whom; calls the provider; and tells finish_send() what came of it, which ends the job in the same transaction.
+--
+-- No provider knows idempotent sends. So a call is announced before it is made (private.unanswered_sends): when a
+-- worker dies between the call and its answer, the next one finds the announcement and does not send again on a guess.
+-- It waits for the message's status, which carries our id of the message. Only when the number's webhooks have gone on
+-- for minutes and brought none was the call not accepted.
+--
+-- Messages of one conversation go out one after the other, by the job's ordering key.
+
+-- private.unanswered_sends ------------------------------------------------------------------------------------------
+
+create table private.unanswered_sends (
+  organization_id uuid not null,
+  message_id uuid not null,
+  called_at timestamptz not null default clock_timestamp(),
+  constraint unanswered_sends_pkey primary key (organization_id, message_id),
+  constraint unanswered_sends_message_id_fkey foreign key (organization_id, message_id)
+    references public.messages (organization_id, id) on delete cascade
+);
+comment on table private.unanswered_sends is
+  'Messages that a worker has called the provider for, or was about to, without an answer stored yet.';
+
+alter table private.unanswered_sends enable row level security;
+alter table private.unanswered_sends force row level security;
+revoke all on private.unanswered_sends from public, anon, authenticated, service_role;
+
+-- What can be sent --------------------------------------------------------------------------------------------------
+
+create function private.require_sendable(fits boolean, rule text, message text)
+returns void
+language plpgsql
+immutable
+set search_path = ''
+as $$
+begin
+  if fits is not true then
+    perform private.raise_error('BL205', 'invalid_message', message, jsonb_build_object('rule', rule));
+  end if;
+end;
+$$;
+comment on function private.require_sendable(boolean, text, text) is 'Error invalid_message, unless the rule is kept.';
+
+create function private.texts_fit(texts jsonb, key text, longest int)
+returns boolean
+language plpgsql
+immutable
+set search_path = ''
+as $$
+begin
+  return jsonb_typeof(texts) = 'array' and not exists (
+    select
+    from jsonb_array_elements(texts) t
+    where jsonb_typeof(t -> key) is distinct from 'string' or length(btrim(t ->> key)) not between 1 and longest
+  );
+end;
+$$;
+comment on function private.texts_fit(jsonb, text, int) is 'Whether each object of a list has a text of at most so many characters.';
+
+create function private.check_outbound(message_type public.message_type, content text, payload jsonb)
+returns void
+language plpgsql
+immutable
+set search_path = ''
+as $$
+declare
+  all_rows jsonb;
+begin
+  case message_type
+    when 'text' then
+      perform private.require_sendable(length(btrim(content)) between 1 and 4096, 'content', 'A text has 1 to 4096 characters');
+    when 'interactive' then
+      perform private.require_sendable(payload ->> 'type' in ('button', 'list'), 'payload.type', 'payload.type is "button" or "list"');
+      perform private.require_sendable(
+        length(btrim(content)) between 1 and case payload ->> 'type' when 'button' then 1024 else 4096 end,
+        'content', 'content, the body, has 1 to 1024 characters above buttons, 4096 above a list');
+      perform private.require_sendable(
+        length(coalesce(payload ->> 'header', 'x')) between 1 and 60 and length(coalesce(payload ->> 'footer', 'x')) between 1 and 60,
+        'payload.header', 'header and footer have 1 to 60 characters');
+      if payload ->> 'type' = 'button' then
+        perform private.require_sendable(
+          private.texts_fit(payload -> 'buttons', 'title', 20) and private.texts_fit(payload -> 'buttons', 'id', 256)
+            and jsonb_array_length(payload -> 'buttons') between 1 and 3,
+          'payload.buttons', '1 to 3 buttons {id, title}; a title has at most 20 characters, an id 256');
+        all_rows := payload -> 'buttons';
+      else
+        perform private.require_sendable(
+          length(btrim(payload ->> 'button')) between 1 and 20, 'payload.button', 'payload.button, which opens the list, has 1 to 20 characters');
+        perform private.require_sendable(
+          jsonb_typeof(payload -> 'sections') = 'array' and jsonb_array_length(payload -> 'sections') between 1 and 10
+            and (
+              jsonb_array_length(payload -> 'sections') = 1 and length(coalesce(payload #>> '{sections,0,title}', 'x')) between 1 and 24
+              or private.texts_fit(payload -> 'sections', 'title', 24)),
+          'payload.sections', '1 to 10 sections; each has a title of at most 24 characters if there are several');
+        select jsonb_agg(row) into all_rows
+        from jsonb_array_elements(payload -> 'sections') section
+        cross join lateral jsonb_array_elements(
+          case jsonb_typeof(section -> 'rows') when 'array' then section -> 'rows' else '[]' end) row;
+        perform private.require_sendable(
+          private.texts_fit(all_rows, 'title', 24) and private.texts_fit(all_rows, 'id', 200)
+            and jsonb_array_length(all_rows) between 1 and 10
+            and not exists (select from jsonb_array_elements(all_rows) row where length(row ->> 'description') > 72),
+          'payload.sections.rows',
+          '1 to 10 rows {id, title, description} in all; a title has at most 24 characters, an id 200, a description 72');
+      end if;
+      perform private.require_sendable(
+        (select count(distinct option ->> 'id') from jsonb_array_elements(all_rows) option) = jsonb_array_length(all_rows),
+        'payload.id', 'Each option has an id of its own');
+    when 'template' then
+      perform private.require_sendable(
+        payload ->> 'name' ~ '^[a-z0-9_]{1,512}$' and payload ->> 'language' ~ '^[a-z]{2,3}(_[A-Z]{2,3})?$',
+        'payload.name', 'payload has the template''s name and language, such as pt_BR');
+      perform private.require_sendable(
+        coalesce(jsonb_typeof(payload -> 'components'), 'array') = 'array', 'payload.components', 'payload.components is a list');
+    when 'location' then
+      perform private.require_sendable(
+        jsonb_typeof(payload -> 'latitude') = 'number' and jsonb_typeof(payload -> 'longitude') = 'number'
+          and abs((payload ->> 'latitude')::numeric) <= 90 and abs((payload ->> 'longitude')::numeric) <= 180,
+        'payload.latitude', 'payload has latitude and longitude in degrees');
+    when 'contacts' then
+      perform private.require_sendable(
+        jsonb_typeof(payload -> 'contacts') = 'array' and jsonb_array_length(payload -> 'contacts') between 1 and 100,
+        'payload.contacts', 'payload.contacts is a list of contact cards');
+    when 'reaction' then
+      perform private.require_sendable(
+        length(payload ->> 'message_id') between 1 and 256 and jsonb_typeof(payload -> 'emoji') = 'string' and length(payload ->> 'emoji') <= 20,
+        'payload.message_id', 'payload has the WhatsApp id of a message, and an emoji ("" takes it back)');
+    when 'image', 'audio', 'video', 'document', 'sticker' then
+      perform private.require_sendable(
+        case
+          when payload ? 'path' then not payload ? 'link' and payload ->> 'path' ~ '^media/.' and length(payload ->> 'path') <= 1024
+          else payload ->> 'link' ~ '^https://' and length(payload ->> 'link') <= 2000
+        end,
+        'payload.link', 'payload has either an https link, or the path of a file in our Storage (media/…)');
+      perform private.require_sendable(
+        content is null or length(content) <= 1024 and message_type not in ('audio', 'sticker'),
+        'content', 'content, the caption, has at most 1024 characters; audio and stickers have none');
+      perform private.require_sendable(
+        length(coalesce(payload ->> 'filename', 'x')) between 1 and 240, 'payload.filename', 'A file name has 1 to 240 characters');
+    else
+      perform private.require_sendable(false, 'message_type', format('A message of type %s cannot be sent', message_type));
+  end case;
+end;
+$$;
+comment on function private.check_outbound(public.message_type, text, jsonb) is
+  'Error invalid_message for what WhatsApp would refuse (Cloud API reference: text, interactive, media, template, location, contacts, reaction).';
+
+-- send_message --------------------------------------------------------------------------------------------------------
+
+create function private.send_message(
+  conversation_id uuid,
+  content text,
+  client_message_id text,
+  message_type public.message_type,
+  payload jsonb,
+  reply_to_whatsapp_message_id text,
+  organization_id uuid
+)
+returns public.messages
+language plpgsql
+volatile
+security definer -- messages and jobs are written through functions only
+set search_path = ''
+as $$
+declare
+  conversation public.conversations;
+  instance public.whatsapp_instances;
+  message public.messages;
+begin
+  perform private.require_role(organization_id, 'attendant');
+  select v.* into conversation
+  from public.conversations v
+  where v.organization_id = send_message.organization_id and v.id = send_message.conversation_id;
+  if not found then
+    perform private.raise_error('BL202', 'conversation_not_found', 'This organization has no such conversation');
+  end if;
+
+  -- The contact first, as everywhere; then a second call with the same client_message_id sees the first one's message.
+  perform
+  from public.contacts p
+  where p.organization_id = conversation.organization_id and p.id = conversation.contact_id
+  for no key update;
+  if client_message_id is not null then
+    select m.* into message
+    from public.messages m
+    where m.organization_id = send_message.organization_id and m.client_message_id = send_message.client_message_id;
+    if found then
+      return private.same_message(message, conversation_id);
+    end if;
+  end if;
+
+  select v.* into conversation
+  from public.conversations v
+  where v.organization_id = send_message.organization_id and v.id = send_message.conversation_id
+  for no key update;
+  if not conversation.is_open then
+    perform private.raise_error('BL203', 'conversation_closed', 'This conversation is closed');
+  end if;
+  select i.* into instance
+  from public.whatsapp_instances i
+  where i.organization_id = conversation.organization_id and i.id = conversation.instance_id;
+  if instance.status = 'disconnected' then
+    perform private.raise_error('BL106', 'instance_disconnected', 'This number is disconnected; connect it again');
+  elsif instance.sending_stopped_at is not null then
+    perform private.raise_error('BL107', 'sending_stopped', 'Nothing can be sent through this number until an administrator acts',
+      jsonb_build_object('code', instance.sending_stopped_code, 'reason', instance.sending_stopped_reason));
+  end if;
+  perform private.check_outbound(message_type, content, payload);
+  if payload ->> 'path' is not null and split_part(payload ->> 'path', '/', 2) <> organization_id::text then
+    perform private.raise_error('BL205', 'invalid_message', 'The file is not this organization''s',
+      jsonb_build_object('rule', 'payload.path'));
+  end if;
+
+  insert into public.messages (
+    organization_id, conversation_id, contact_id, instance_id, direction, sender, sender_user_id, message_type, content,
+    payload, reply_to_whatsapp_message_id, client_message_id, status
+  )
+  values (
+    send_message.organization_id, conversation.id, conversation.contact_id, conversation.instance_id, 'outbound',
+    case when private.is_service() then 'system' else 'human' end::public.message_sender,
+    case when not private.is_service() then (select auth.uid()) end,
+    send_message.message_type, send_message.content, send_message.payload, send_message.reply_to_whatsapp_message_id,
+    send_message.client_message_id, 'queued'
+  )
+  on conflict on constraint messages_client_message_id_key do nothing
+  returning * into message;
+  if message.id is null then
+    -- At this moment, in a conversation with somebody else.
+    perform private.same_message(null, conversation_id);
+  end if;
+
+  perform private.enqueue_send(message);
+  return message;
+end;
+$$;
+comment on function private.send_message(uuid, text, text, public.message_type, jsonb, text, uuid) is 'See public.send_message().';
+grant execute on function private.send_message(uuid, text, text, public.message_type, jsonb, text, uuid)
+  to authenticated, service_role;
+
+create function private.same_message(message public.messages, conversation_id uuid)
+returns public.messages
+language plpgsql
+volatile
+set search_path = ''
+as $$
+begin
+  if message.conversation_id is distinct from same_message.conversation_id then
+    perform private.raise_error('BL204', 'client_message_id_taken', 'Another message of this organization has this client_message_id');
+  end if;
+  return message;
+end;
+$$;
+comment on function private.same_message(public.messages, uuid) is
+  'The message that a client sends again; or error client_message_id_taken when its id is that of another conversation''s.';
+
+create function private.enqueue_send(message public.messages)
+returns void
+language plpgsql
+volatile
+set search_path = ''
+as $$
+begin
+  perform
+  from private.enqueue_jobs(array[row(
+    message.organization_id, 'send_message', jsonb_build_object('message_id', message.id), 0, null,
+    'conversation:' || message.conversation_id, 'send:' || message.id, 8
+  )::private.new_job]);
+  perform private.wake_worker();
+end;
+$$;
+comment on function private.enqueue_send(public.messages) is 'The job that sends a queued message, behind the others of its conversation.';
+
+create function public.send_message(
+  conversation_id uuid,
+  content text default null,
+  client_message_id text default null,
+  message_type public.message_type default 'text',
+  payload jsonb default null,
+  reply_to_whatsapp_message_id text default null,
+  organization_id uuid default public.user_organization_id()
+)
+returns public.messages
+language plpgsql
+volatile
+set search_path = ''
+as $$
+begin
+  return private.send_message(
+    conversation_id, content, client_message_id, message_type, payload, reply_to_whatsapp_message_id, organization_id);
+end;
+$$;
+comment on function public.send_message(uuid, text, text, public.message_type, jsonb, text, uuid) is
+  'Sends a message in an open conversation: answers it as queued; what becomes of it shows in its status. The same client_message_id is the same message, however often it is sent. payload by message_type: outboundPayload in types/. Outside the 24 hours after the customer''s last message only a template is sent, anything else fails with error_code 131047. Attendants and up. Errors: not_allowed, conversation_not_found, conversation_closed, instance_disconnected, sending_stopped, invalid_message, client_message_id_taken.';
+grant execute on function public.send_message(uuid, text, text, public.message_type, jsonb, text, uuid)
+  to authenticated, service_role;
+
+create function private.retry_message(message_id uuid, organization_id uuid)
+returns public.messages
+language plpgsql
+volatile
+security definer -- messages and jobs are written through functions only
+set search_path = ''
+as $$
+declare
+  failed public.messages;
+begin
+  perform private.require_role(organization_id, 'attendant');
+  select m.* into failed
+  from public.messages m
+  where m.organization_id = retry_message.organization_id and m.id = retry_message.message_id and m.direction = 'outbound';
+  if not found then
+    perform private.raise_error('BL206', 'message_not_found', 'This organization has sent no such message');
+  elsif failed.status <> 'failed' then
+    perform private.raise_error('BL207', 'message_not_failed', 'Only a message that failed can be sent again',
+      jsonb_build_object('status', failed.status));
+  end if;
+  return private.send_message(
+    failed.conversation_id, failed.content, 'retry:' || failed.id, failed.message_type, failed.payload,
+    failed.reply_to_whatsapp_message_id, organization_id);
+end;
+$$;
+comment on function private.retry_message(uuid, uuid) is 'See public.retry_message().';
+grant execute on function private.retry_message(uuid, uuid) to authenticated, service_role;
+
+create function public.retry_message(message_id uuid, organization_id uuid default public.user_organization_id())
+returns public.messages
+language plpgsql
+volatile
+set search_path = ''
+as $$
+begin
+  return private.retry_message(message_id, organization_id);
+end;
+$$;
+comment on function public.retry_message(uuid, uuid) is
+  'Sends what failed again, as a new message: late news of the first one cannot be taken for news of the second. Twice is once. Attendants and up. Errors: as send_message(), and message_not_found, message_not_failed.';
+grant execute on function public.retry_message(uuid, uuid) to authenticated, service_role;
+
+-- What becomes of it ----------------------------------------------------------------------------------------------
+
+create function private.fail_message(message public.messages, code text, reason text)
+returns void
+language plpgsql
+volatile
+set search_path = ''
+as $$
+begin
+  update public.messages m
+  set status = 'failed', failed_at = now(), error_code = code, error_message = left(reason, 1000)
+  -- Evidence of the contrary may have come in the meantime.
+  where m.organization_id = message.organization_id and m.id = message.id and m.status < 'failed';
+end;
+$$;
+comment on function private.fail_message(public.messages, text, text) is 'A message that will not go out, for everybody to see.';
+
+create function private.tg_message_queue__fail_message()
+returns trigger
+language plpgsql
+volatile
+security definer -- whoever ends a job need not be allowed to write messages
+set search_path = ''
+as $$
+declare
+  message public.messages;
+begin
+  select m.* into message
+  from public.messages m
+  where m.organization_id = new.organization_id
+    and m.id = (new.payload ->> 'message_id')::uuid
+    and m.whatsapp_message_id is null;
+  if found then
+    perform private.fail_message(message, 'attempts_exhausted', new.last_error);
+  end if;
+  return null;
+end;
+$$;
+comment on function private.tg_message_queue__fail_message() is 'Trigger: a message whose job is given up does not stay queued for ever.';
+create trigger message_queue_500_fail_message
+  after update of status on public.message_queue
+  for each row when (new.job_type = 'send_message' and new.status = 'dead' and old.status <> 'dead')
+  execute function private.tg_message_queue__fail_message();
+
+create function private.lock_message_of(job public.message_queue)
+returns public.messages
+language plpgsql
+volatile
+set search_path = ''
+as $$
+declare
+  message public.messages;
+begin
+  -- The contact first: a status of the message, on its way in, does the same.
+  perform
+  from public.contacts p
+  where (p.organization_id, p.id) = (
+    select m.organization_id, m.contact_id
+    from public.messages m
+    where m.organization_id = job.organization_id and m.id = (job.payload ->> 'message_id')::uuid
+  )
+  for no key update;
+  select m.* into message
+  from public.messages m
+  where m.organization_id = job.organization_id and m.id = (job.payload ->> 'message_id')::uuid
+  for no key update;
+  return message;
+end;
+$$;
+comment on function private.lock_message_of(public.message_queue) is 'The message that a job is about, locked; null when it is gone.';
+
+create function private.end_job(job public.message_queue, reason text)
+returns jsonb
+language plpgsql
+volatile
+set search_path = ''
+as $$
+begin
+  perform private.complete_job(job.organization_id, job.id, job.fencing_token);
+  return jsonb_build_object('action', 'done', 'reason', reason);
+end;
+$$;
+comment on function private.end_job(public.message_queue, text) is 'Completes a job that needs no worker any more; what a begin_… function answers then.';
+
+create function private.put_off_job(job public.message_queue, until timestamptz, reason text)
+returns jsonb
+language plpgsql
+volatile
+set search_path = ''
+as $$
+begin
+  perform private.postpone_job(job.organization_id, job.id, job.fencing_token, until, reason);
+  return jsonb_build_object('action', 'done', 'reason', reason);
+end;
+$$;
+comment on function private.put_off_job(public.message_queue, timestamptz, text) is 'Postpones a job that cannot be tried now; what a begin_… function answers then.';
+
+create function private.identity_kind_of(organization_id uuid, instance_id uuid, value text)
+returns text
+language plpgsql
+stable
+set search_path = ''
+as $$
+begin
+  return coalesce(
+    (
+      select i.kind::text
+      from public.contact_identities i
+      where i.organization_id = identity_kind_of.organization_id
+        and i.instance_id = identity_kind_of.instance_id
+        and i.value = identity_kind_of.value
+      limit 1
+    ),
+    case
+      when value ~ '^[A-Z]{2}\.(ENT\.)?[A-Za-z0-9]{1,128}$' then 'bsuid'
+      when value ~ '@lid$' then 'lid'
+      when value ~ '@' then 'jid'
+      else 'wa_id'
+    end
+  );
+end;
+$$;
+comment on function private.identity_kind_of(uuid, uuid, text) is 'What kind of id a reply is addressed to.';
+
+create function private.begin_send(job jsonb)
+returns jsonb
+language plpgsql
+volatile
+security definer -- hands out a secret, and ends jobs
+set search_path = ''
+as $$
+declare
+  -- An accepted message's first status comes within seconds, or, if our webhook was down, with Meta's retries.
+  status_comes_within constant interval := '5 minutes';
+  silence_is_no_answer_after constant interval := '1 hour';
+  held constant public.message_queue := private.hold_job(job);
+  message public.messages;
+  conversation public.conversations;
+  instance public.whatsapp_instances;
+  access_token text;
+  last_call timestamptz;
+  last_inbound timestamptz;
+begin
+  message := private.lock_message_of(held);
+  if message.id is null then
+    return private.end_job(held, 'message_gone');
+  elsif message.status <> 'queued' or message.whatsapp_message_id is not null then
+    delete from private.unanswered_sends u
+    where u.organization_id = message.organization_id and u.message_id = message.id;
+    return private.end_job(held, 'message_is_' || message.status);
+  end if;
+
+  select i.* into instance
+  from public.whatsapp_instances i
+  where i.organization_id = message.organization_id and i.id = message.instance_id;
+  select s.access_token into access_token
+  from private.instance_secrets s
+  where s.organization_id = message.organization_id and s.instance_id = message.instance_id;
+
+  -- Was it sent already? Nobody resends on a guess.
+  select u.called_at into last_call
+  from private.unanswered_sends u
+  where u.organization_id = message.organization_id and u.message_id = message.id;
+  if found and not coalesce(
+    now() > last_call + status_comes_within and instance.last_seen_at > last_call + status_comes_within, false
+  ) then
+    if now() < last_call + silence_is_no_answer_after then
+      return private.put_off_job(held, now() + interval '10 seconds', 'waits_for_a_status');
+    end if;
+    perform private.fail_message(message, 'unconfirmed',
+      'Nobody knows whether this was sent: the provider did not answer, and its webhooks have been silent since');
+    return private.end_job(held, 'unconfirmed');
+  end if;
+
+  if instance.status = 'disconnected' or access_token is null then
+    perform private.fail_message(message, 'instance_disconnected', 'The number was disconnected');
+    return private.end_job(held, 'instance_disconnected');
+  elsif instance.sending_stopped_at is not null then
+    perform private.fail_message(message, coalesce(instance.sending_stopped_code, 'sending_stopped'),
+      coalesce(instance.sending_stopped_reason, 'Sending through this number is stopped'));
+    return private.end_job(held, 'sending_stopped');
+  elsif instance.sending_paused_until > now() then
+    return private.put_off_job(held, instance.sending_paused_until + random() * interval '2 seconds', 'number_is_paused');
+  end if;
+
+  if instance.provider = 'meta_cloud' and message.message_type <> 'template' then
+    select max(v.last_inbound_at) into last_inbound
+    from public.conversations v
+    where v.organization_id = message.organization_id
+      and v.contact_id = message.contact_id
+      and v.instance_id = message.instance_id;
+    if last_inbound is null or last_inbound < now() - interval '24 hours' then
+      perform private.fail_message(message, '131047',
+        'More than 24 hours have passed since the customer last wrote: only a template can be sent');
+      return private.end_job(held, 'window_closed');
+    end if;
+  end if;
+
+  insert into private.unanswered_sends as u (organization_id, message_id)
+  values (message.organization_id, message.id)
+  on conflict on constraint unanswered_sends_pkey do update set called_at = excluded.called_at;
+  select v.* into conversation
+  from public.conversations v
+  where v.organization_id = message.organization_id and v.id = message.conversation_id;
+  return jsonb_build_object(
+    'action', 'send',
+    'attempt', held.attempts,
+    'message', jsonb_build_object(
+      'id', message.id,
+      'message_type', message.message_type,
+      'content', message.content,
+      'payload', message.payload,
+      'reply_to_whatsapp_message_id', message.reply_to_whatsapp_message_id),
+    'recipient', jsonb_build_object(
+      'kind', private.identity_kind_of(conversation.organization_id, conversation.instance_id, conversation.whatsapp_chat_id),
+      'value', conversation.whatsapp_chat_id),
+    'instance', jsonb_build_object('id', instance.id, 'external_id', instance.external_id, 'provider', instance.provider),
+    'access_token', access_token);
+end;
+$$;
+comment on function private.begin_send(jsonb) is 'See public.begin_send().';
+grant execute on function private.begin_send(jsonb) to service_role;
+
+create function public.begin_send(job jsonb)
+returns jsonb
+language plpgsql
+volatile
+set search_path = ''
+as $$
+begin
+  return private.begin_send(job);
+end;
+$$;
+comment on function public.begin_send(jsonb) is
+  'For the worker, with a held job {organization_id, id, fencing_token} of type send_message: what to send, {action: send, attempt, message, recipient, instance, access_token (sealed)}, with the call announced; or {action: done, reason} when the job was ended or postponed here. Secret key only. Errors: lease_lost.';
+grant execute on function public.begin_send(jsonb) to service_role;
+
+create function private.finish_send(job jsonb, outcome jsonb)
+returns jsonb
+language plpgsql
+volatile
+security definer -- writes messages and instances, and ends jobs
+set search_path = ''
+as $$
+declare
+  held constant public.message_queue := private.hold_job(job);
+  result constant text := outcome ->> 'result';
+  code constant text := outcome ->> 'code';
+  reason constant text := coalesce(outcome ->> 'message', code);
+  message public.messages;
+  ended public.message_queue;
+begin
+  if result is null or result not in ('accepted', 'retry', 'failed', 'stopped', 'unknown') then
+    perform private.raise_error('BL305', 'invalid_outcome', 'No such result of a job', jsonb_build_object('result', result));
+  end if;
+  perform private.log_api_calls(held, jsonb_build_array(outcome -> 'api_call') - 'null');
+  message := private.lock_message_of(held);
+  if message.id is null then
+    return private.end_job(held, 'message_gone');
+  end if;
+  if result <> 'unknown' then
+    delete from private.unanswered_sends u
+    where u.organization_id = message.organization_id and u.message_id = message.id;
+  end if;
+
+  if result = 'accepted' then
+    -- Accepted is not sent: the status says when it was. It may have said so already, with the id.
+    update public.messages m
+    set whatsapp_message_id = outcome ->> 'whatsapp_message_id'
+    where m.organization_id = message.organization_id and m.id = message.id and m.whatsapp_message_id is null;
+    -- WhatsApp may know the person by another spelling of the number: an answer comes from there.
+    insert into public.contact_identities (organization_id, contact_id, instance_id, kind, value)
+    select message.organization_id, message.contact_id, message.instance_id, w.kind, w.value
+    from jsonb_to_recordset(coalesce(outcome -> 'identities', '[]')) as w (kind public.identity_kind, value text)
+    on conflict on constraint contact_identities_instance_id_kind_value_key do nothing;
+    return private.end_job(held, 'accepted');
+  end if;
+
+  if outcome ->> 'pause_number_until' is not null then
+    update public.whatsapp_instances i
+    set sending_paused_until = greatest(i.sending_paused_until, (outcome ->> 'pause_number_until')::timestamptz)
+    where i.organization_id = message.organization_id and i.id = message.instance_id;
+  end if;
+
+  case result
+    when 'failed' then
+      perform private.fail_message(message, code, reason);
+      return private.end_job(held, 'failed');
+    when 'stopped' then
+      perform private.fail_message(message, code, reason);
+      update public.whatsapp_instances i
+      set status = case when (outcome ->> 'banned')::boolean then 'banned' else i.status end,
+          sending_stopped_at = now(),
+          sending_stopped_code = code,
+          sending_stopped_reason = left(reason, 1000)
+      where i.organization_id = message.organization_id
+        and i.id = message.instance_id
+        and i.status <> 'disconnected'
+        and i.sending_stopped_at is null;
+      return private.end_job(held, 'stopped');
+    when 'unknown' then
+      -- Whether it was sent, begin_send() finds out; it costs no attempt.
+      return private.put_off_job(held, now() + interval '10 seconds', concat_ws(': ', 'unknown', reason));
+    else
+      if (outcome ->> 'counts')::boolean is false then
+        return private.put_off_job(
+          held,
+          coalesce((outcome ->> 'retry_at')::timestamptz, (outcome ->> 'pause_number_until')::timestamptz, now() + interval '10 seconds'),
+          concat_ws(': ', code, reason));
+      end if;
+      ended := private.fail_job(
+        held.organization_id, held.id, held.fencing_token, concat_ws(': ', code, reason), (outcome ->> 'retry_at')::timestamptz);
+      return jsonb_build_object('action', 'done', 'reason', ended.status);
+  end case;
+end;
+$$;
+comment on function private.finish_send(jsonb, jsonb) is 'See public.finish_send().';
+grant execute on function private.finish_send(jsonb, jsonb) to service_role;
+
+create function public.finish_send(job jsonb, outcome jsonb)
+returns jsonb
+language plpgsql
+volatile
+set search_path = ''
+as $$
+begin
+  return private.finish_send(job, outcome);
+end;
+$$;
+comment on function public.finish_send(jsonb, jsonb) is
+  'For the worker: what came of a send, and the end of its job. outcome {result: accepted, whatsapp_message_id, identities} | {result: retry, code, message, retry_at, pause_number_until, counts} | {result: failed, code, message} | {result: stopped, code, message, banned} | {result: unknown, message}, each with api_call. Answers {action: done, reason}. Secret key only. Errors: lease_lost, invalid_outcome.';
+grant execute on function public.finish_send(jsonb, jsonb) to service_role;
