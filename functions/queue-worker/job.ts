@@ -28,8 +28,8 @@ export function claimOf({ organization_id, id, fencing_token }: Job): Claim {
 }
 
 export type Outcome =
-  /** A begin_… or finish_… function has ended the job in its own transaction; `result` is for the log. */
-  | { kind: 'ended'; result?: string }
+  /** A begin_… or finish_… function has ended the job in its own transaction; `as` and `result` are for the log. */
+  | { kind: 'ended'; as?: 'completed' | 'failed' | 'postponed'; result?: string }
   | { kind: 'completed' }
   /** Without `retryAt` the database's own backoff decides. */
   | { kind: 'failed'; error: string; retryAt?: Date; permanent?: boolean }

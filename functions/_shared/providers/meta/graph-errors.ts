@@ -128,7 +128,7 @@ const MINUTE = 60 * SECOND
 const THROUGHPUT_PAUSE = 5 * SECOND
 const CALL_LIMIT_PAUSE = 5 * MINUTE
 const SPAM_PAUSE = 60 * MINUTE
-const FREE_PAIR_TRIES = 6
+const MAX_PAIR_EXPONENT = 6
 
 /** How long nothing more should be asked of Meta on behalf of this number; null: it did not ask us to wait. */
 export function pauseAfter(error: GraphError): number | null {
@@ -176,13 +176,9 @@ export function resultOf(
       return { ...retry, retry_at: until, pause_number_until: until, counts: false }
     }
     case 'pair_rate':
-      // Meta's own advice: after 4^X seconds. Other people are not affected. Who is over the quota for good (it takes
-      // more than twenty minutes to get here) is given up after the usual number of attempts.
-      return {
-        ...retry,
-        retry_at: after(4 ** Math.min(attempt - 1, FREE_PAIR_TRIES) * SECOND),
-        counts: attempt > FREE_PAIR_TRIES,
-      }
+      // Meta's own advice: after 4^X seconds. Other people are not affected. Each try counts, because X does; the usual
+      // number of attempts takes an hour and a half.
+      return { ...retry, retry_at: after(4 ** Math.min(attempt - 1, MAX_PAIR_EXPONENT) * SECOND) }
     case 'spam_limit': {
       // Meta lets this number send less, because people blocked or reported it. A template can wait, and what else the
       // number has to send waits with it: each further try would make it worse. An answer to somebody who is waiting is

@@ -1,0 +1,32 @@
+// Every kind of job that this worker knows. A new kind is one file and one line here.
+import type { Provider } from '../_shared/providers/provider.ts'
+import type { Resolve } from '../_shared/public-address.ts'
+import type { Rpc } from '../_shared/rpc.ts'
+import type { SecretBox } from '../_shared/secrets.ts'
+import { deliverWebhook } from './deliver-webhook.ts'
+import { fetchMedia } from './fetch-media.ts'
+import type { JobType } from './job.ts'
+import { replayWebhookEvent } from './replay-webhook-event.ts'
+import { sendMessage } from './send-message.ts'
+import type { Storage } from './storage.ts'
+
+export interface Dependencies {
+  rpc: Rpc
+  secrets: SecretBox
+  storage: Storage
+  /** By their name in the database. */
+  providers: ReadonlyMap<string, Provider>
+  resolve: Resolve
+  fetch: (url: URL, init: RequestInit) => Promise<Response>
+  random: () => number
+  allowLoopback: boolean
+}
+
+export function jobTypes(dependencies: Dependencies): ReadonlyMap<string, JobType> {
+  return new Map<string, JobType>([
+    ['send_message', sendMessage(dependencies)],
+    ['fetch_media', fetchMedia(dependencies)],
+    ['deliver_webhook', deliverWebhook(dependencies)],
+    ['replay_webhook_event', replayWebhookEvent(dependencies)],
+  ])
+}

@@ -1,0 +1,28 @@
+// How much a run may do. A hosted isolate lives 150 seconds on the free plan, and has to answer before that.
+import type { Variables } from '../_shared/env.ts'
+import type { Settings } from './work.ts'
+
+export function workerSettings(variables: Variables): Settings {
+  return {
+    slots: wholeNumber(variables, 'BALCAO_WORKER_BATCH', 10, 1, 100),
+    budgetMs: wholeNumber(variables, 'BALCAO_WORKER_BUDGET_MS', 100_000, 1_000, 390_000),
+    maxJobs: 1_000,
+    leaseMs: 60_000,
+  }
+}
+
+function wholeNumber(
+  variables: Variables,
+  name: string,
+  otherwise: number,
+  lowest: number,
+  highest: number,
+): number {
+  const text = variables.get(name)
+  if (!text) return otherwise
+  const value = /^\d{1,9}$/.test(text) ? Number(text) : NaN
+  if (!(value >= lowest && value <= highest)) {
+    throw new Error(`The environment variable ${name} is not a whole number from ${lowest} to ${highest}`)
+  }
+  return value
+}
