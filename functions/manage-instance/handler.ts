@@ -1,8 +1,10 @@
-// Connecting a WhatsApp number, rotating its secrets, disconnecting it. Secrets come in, are sealed here and never go
-// out again. A user's bearer token goes on to the Data API, where one function decides what its owner may do.
+// Connecting a WhatsApp number, rotating its secrets, testing it, disconnecting it. Secrets come in, are sealed here and
+// go out to the number's provider only. A user's bearer token goes on to the Data API, where one function decides what
+// its owner may do.
 import { encodeBase64Url } from 'deno-std/encoding/base64url.js'
 import { z } from 'zod'
 import { answering, type Notes } from '../_shared/answer.ts'
+import { bearerOf, hasSecretKey } from '../_shared/caller.ts'
 import {
   HttpError,
   methodNotAllowed,
@@ -12,9 +14,18 @@ import {
   requireJsonType,
 } from '../_shared/http.ts'
 import type { Log } from '../_shared/log.ts'
+import type { Connection } from '../_shared/providers/outbound-message.ts'
+import type { Provider } from '../_shared/providers/provider.ts'
 import { type Rpc, RpcError } from '../_shared/rpc.ts'
-import { type Purpose, sameSecret, type SecretBox } from '../_shared/secrets.ts'
-import { checked, connectSchema, disconnectSchema, platformAppSchema, updateSchema } from './requests.ts'
+import type { Purpose, SecretBox } from '../_shared/secrets.ts'
+import {
+  checked,
+  connectSchema,
+  disconnectSchema,
+  platformAppSchema,
+  testSchema,
+  updateSchema,
+} from './requests.ts'
 
 const BODY_LIMIT = 1024 * 1024
 
@@ -34,6 +45,8 @@ export interface Dependencies {
   /** Keys that prove a caller to be the platform. */
   secretKeys: readonly string[]
   secrets: SecretBox
+  /** By their name in the database. */
+  providers: ReadonlyMap<string, Pick<Provider, 'testConnection'>>
   /** Where Meta reaches the functions. */
   publicUrl: string
   log: Log
@@ -44,18 +57,28 @@ interface Caller {
   rpc: Rpc
 }
 
-const instanceAnswer = z.object({ instance: z.looseObject({ id: z.guid() }), app_key: z.string() })
+const instanceAnswer = z.object({
+  instance: z.looseObject({ id: z.guid(), provider: z.string(), external_id: z.string() }),
+  app_key: z.string(),
+})
 const appAnswer = z.object({ app_key: z.string() })
+const credentialsAnswer = z.object({
+  provider: z.string(),
+  external_id: z.string(),
+  access_token: z.string(),
+})
 
 export function createHandler(
-  { platformRpc, userRpc, secretKeys, secrets, publicUrl, log }: Dependencies,
+  { platformRpc, userRpc, secretKeys, secrets, providers, publicUrl, log }: Dependencies,
 ): (request: Request) => Promise<Response> {
   const webhookBaseUrl = `${publicUrl}/functions/v1/whatsapp-webhook/meta`
 
   const handle = answering(async (request, notes) => {
     const url = new URL(request.url)
     const path = pathBelow('manage-instance', url).join('/')
-    if (path !== '' && path !== 'platform-app') throw new HttpError(404, 'not_found', 'There is nothing here')
+    if (!['', 'platform-app', 'test'].includes(path)) {
+      throw new HttpError(404, 'not_found', 'There is nothing here')
+    }
     if (request.method === 'OPTIONS') return new Response(null, { status: 204 })
 
     const caller = await callerOf(request)
@@ -64,6 +87,10 @@ export function createHandler(
       if (request.method !== 'POST') throw methodNotAllowed('POST, OPTIONS')
       if (!caller.isPlatform) throw new HttpError(403, 'not_allowed', 'This needs the secret key')
       return await registerPlatformApp(await jsonOf(request))
+    }
+    if (path === 'test') {
+      if (request.method !== 'POST') throw methodNotAllowed('POST, OPTIONS')
+      return await testStored(caller, await jsonOf(request), notes)
     }
     switch (request.method) {
       case 'POST':
@@ -100,7 +127,7 @@ export function createHandler(
       meta_app: meta_app === undefined ? null : await newApp(meta_app, organization_id),
       webhook_base_url: webhookBaseUrl,
     })
-    return describe(answer, notes, 201)
+    return await describe(answer, notes, 201, access_token)
   }
 
   async function update(caller: Caller, body: unknown, notes: Notes): Promise<Response> {
@@ -119,13 +146,44 @@ export function createHandler(
       app_secret: await sealed(meta_app?.app_secret, organization_id, 'meta_app.app_secret'),
       verify_token: await sealed(meta_app?.verify_token, organization_id, 'meta_app.verify_token'),
     })
-    return describe(answer, notes, 200)
+    return await describe(answer, notes, 200, access_token)
   }
 
   async function disconnect(caller: Caller, body: unknown, notes: Notes): Promise<Response> {
     const instance = checked(disconnectSchema, body)
     notes['organization_id'] = instance.organization_id
-    return describe(await call(caller, 'disconnect_instance', instance), notes, 200)
+    return await describe(await call(caller, 'disconnect_instance', instance), notes, 200)
+  }
+
+  /** The stored token leaves this function towards the provider only. */
+  async function testStored(caller: Caller, body: unknown, notes: Notes): Promise<Response> {
+    const instance = checked(testSchema, body)
+    notes['organization_id'] = instance.organization_id
+    notes['instance_id'] = instance.instance_id
+    if (!caller.isPlatform) await call(caller, 'require_instance_admin', instance)
+    const platform = { isPlatform: true, rpc: platformRpc }
+    const { provider, external_id, access_token } = credentialsAnswer.parse(
+      await call(platform, 'get_instance_credentials', instance),
+    )
+    const token = await secrets.open(access_token, {
+      organizationId: instance.organization_id,
+      purpose: 'instance.access_token',
+    })
+    return Response.json({ connection: await connectionOf(provider, external_id, token, notes) })
+  }
+
+  async function connectionOf(
+    provider: string,
+    externalId: string,
+    accessToken: string,
+    notes: Notes,
+  ): Promise<Connection> {
+    const adapter = providers.get(provider)
+    const connection = adapter === undefined
+      ? { ok: false as const, code: 'provider_not_supported', message: `Nothing is known of ${provider}` }
+      : await adapter.testConnection({ externalId, accessToken })
+    notes['connection'] = connection.ok ? 'ok' : connection.code
+    return connection
   }
 
   async function registerPlatformApp(body: unknown): Promise<Response> {
@@ -134,10 +192,19 @@ export function createHandler(
     return Response.json({ app_key, webhook_url: webhookUrl(app_key) }, { status: 201 })
   }
 
-  function describe(answer: unknown, notes: Notes, status: number): Response {
+  /** With a new token, also whether it works. What is stored stays stored: the provider may be away for a moment. */
+  async function describe(
+    answer: unknown,
+    notes: Notes,
+    status: number,
+    accessToken?: string,
+  ): Promise<Response> {
     const { instance, app_key } = instanceAnswer.parse(answer)
     notes['instance_id'] = instance.id
-    return Response.json({ instance, webhook_url: webhookUrl(app_key), app_key }, { status })
+    const described = { instance, webhook_url: webhookUrl(app_key), app_key }
+    if (accessToken === undefined) return Response.json(described, { status })
+    const connection = await connectionOf(instance.provider, instance.external_id, accessToken, notes)
+    return Response.json({ ...described, connection }, { status })
   }
 
   function webhookUrl(appKey: string): string {
@@ -159,19 +226,12 @@ export function createHandler(
   }
 
   async function callerOf(request: Request): Promise<Caller> {
-    const bearer = /^Bearer +(\S+)$/i.exec(request.headers.get('authorization') ?? '')?.[1]
-    for (const key of [request.headers.get('apikey'), bearer]) {
-      if (key && await isSecretKey(key)) return { isPlatform: true, rpc: platformRpc }
-    }
+    if (await hasSecretKey(request, secretKeys)) return { isPlatform: true, rpc: platformRpc }
+    const bearer = bearerOf(request)
     if (bearer === undefined) {
       throw new HttpError(401, 'not_authenticated', "Send a user's access token as bearer, or the secret key")
     }
     return { isPlatform: false, rpc: userRpc(bearer) }
-  }
-
-  async function isSecretKey(key: string): Promise<boolean> {
-    const matches = await Promise.all(secretKeys.map((secretKey) => sameSecret(key, secretKey)))
-    return matches.includes(true)
   }
 }
 

@@ -55,6 +55,8 @@ export const updateSchema = z.object({
 
 export const disconnectSchema = z.object(target)
 
+export const testSchema = z.object(target)
+
 export const platformAppSchema = z.object({ app_secret: secret, verify_token: secret })
 
 export function checked<Schema extends z.ZodType>(schema: Schema, body: unknown): z.output<Schema> {

@@ -1,6 +1,9 @@
-// The handler through Request → Response, with supabase-js talking real HTTP to a Data API of our own: what goes over
-// the wire in whose name is half of what this function is about.
+// The handler through Request → Response, with supabase-js talking real HTTP to a Data API of our own, and the adapter to
+// a Graph API of our own: what goes over the wire in whose name is half of what this function is about.
 import assert from 'node:assert/strict'
+import { createMetaApps } from '../../functions/_shared/providers/meta/apps.ts'
+import { createGraph } from '../../functions/_shared/providers/meta/graph.ts'
+import { createMetaProvider } from '../../functions/_shared/providers/meta/provider.ts'
 import { createRpc } from '../../functions/_shared/rpc.ts'
 import { createHandler } from '../../functions/manage-instance/handler.ts'
 import { CLINIC, errorCode, recordedLog, secretBox } from './support.ts'
@@ -31,6 +34,27 @@ interface DataApiCall {
 
 type Answer = (call: DataApiCall) => { status?: number; body: unknown }
 
+function instanceNamed(name: unknown) {
+  const { provider, external_id } = CONNECT
+  return { id: INSTANCE, organization_id: CLINIC, name, provider, external_id }
+}
+
+const CONNECTION = { ok: true, verified_name: 'Clínica Aurora', display_phone_number: '+55 11 94000-1234' }
+
+/** What the Graph API is asked, and what it answers. */
+interface GraphCall {
+  method: string
+  path: string
+  authorization: string | null
+}
+
+const numberFound = () =>
+  Response.json({
+    id: CONNECT.external_id,
+    verified_name: CONNECTION.verified_name,
+    display_phone_number: CONNECTION.display_phone_number,
+  })
+
 const connected: Answer = ({ args }) => {
   const app = args['meta_app']
   const appKey = typeof app === 'object' && app !== null && 'app_key' in app
@@ -38,7 +62,7 @@ const connected: Answer = ({ args }) => {
     : args['app_key'] ?? APP_KEY
   return {
     body: {
-      instance: { id: INSTANCE, organization_id: CLINIC, name: args['name'] ?? 'Recepção' },
+      instance: instanceNamed(args['name'] ?? 'Recepção'),
       app_key: appKey,
     },
   }
@@ -50,8 +74,10 @@ async function withFunction(
   story: (tools: {
     call: (method: string, body?: unknown, headers?: HeadersInit, path?: string) => Promise<Response>
     calls: DataApiCall[]
+    graphCalls: GraphCall[]
     lines: string[]
   }) => Promise<void>,
+  graphAnswer: () => Response = numberFound,
 ) {
   const calls: DataApiCall[] = []
   const server = Deno.serve({ port: 0, hostname: '127.0.0.1', onListen: () => {} }, async (request) => {
@@ -65,19 +91,34 @@ async function withFunction(
     const { status = 200, body } = answer(call)
     return Response.json(body, { status })
   })
+  const graphCalls: GraphCall[] = []
+  const graph = Deno.serve({ port: 0, hostname: '127.0.0.1', onListen: () => {} }, (request) => {
+    const { pathname, search } = new URL(request.url)
+    const authorization = request.headers.get('authorization')
+    graphCalls.push({ method: request.method, path: pathname + search, authorization })
+    return graphAnswer()
+  })
   const url = `http://127.0.0.1:${server.addr.port}`
+  const secrets = await secretBox()
+  const platformRpc = createRpc(url, SECRET_KEY)
+  const meta = createMetaProvider({
+    apps: createMetaApps({ rpc: platformRpc, secrets }),
+    graph: createGraph({ url: `http://127.0.0.1:${graph.addr.port}`, version: 'v24.0' }),
+  })
   const { log, lines } = recordedLog()
   const handler = createHandler({
-    platformRpc: createRpc(url, SECRET_KEY),
+    platformRpc,
     userRpc: (bearer) => createRpc(url, PUBLISHABLE_KEY, bearer),
     secretKeys: [SECRET_KEY, OTHER_SECRET_KEY],
-    secrets: await secretBox(),
+    secrets,
+    providers: new Map([[meta.name, meta]]),
     publicUrl: 'https://exemplo.supabase.co',
     log,
   })
   try {
     await story({
       calls,
+      graphCalls,
       lines,
       call: (method, body, headers = { authorization: `Bearer ${ADMIN}` }, path = '/manage-instance') =>
         handler(
@@ -91,7 +132,7 @@ async function withFunction(
         ),
     })
   } finally {
-    await server.shutdown()
+    await Promise.all([server.shutdown(), graph.shutdown()])
   }
 }
 
@@ -146,9 +187,10 @@ Deno.test('an admin connects a number: secrets go in sealed and never come out',
     assert.equal(await opened(verify_token, 'meta_app.verify_token'), CONNECT.meta_app.verify_token)
 
     assert.deepEqual(answer, {
-      instance: { id: INSTANCE, organization_id: CLINIC, name: 'Recepção' },
+      instance: instanceNamed('Recepção'),
       webhook_url: `https://exemplo.supabase.co/functions/v1/whatsapp-webhook/meta/${app_key}`,
       app_key,
+      connection: CONNECTION,
     })
     const line = JSON.parse(lines[0] ?? '')
     assert.deepEqual([line.organization_id, line.instance_id, line.status], [CLINIC, INSTANCE, 201])
@@ -290,6 +332,7 @@ Deno.test('bad JSON, a wrong content type and a body over the limit', async () =
     userRpc: () => unreachable,
     secretKeys: [SECRET_KEY],
     secrets: await secretBox(),
+    providers: new Map(),
     publicUrl: '',
     log,
   })
@@ -429,5 +472,115 @@ Deno.test('a browser is answered before it asks, and can read every answer', asy
       assert.equal(response.headers.get('access-control-allow-origin'), '*')
     }
     assert.equal((await call('PUT', CONNECT)).status, 405)
+  })
+})
+
+Deno.test('a new token is tried out at once: what Meta calls the number, or why not', async () => {
+  const asked = {
+    method: 'GET',
+    path: '/v24.0/109876543210987?fields=id%2Cdisplay_phone_number%2Cverified_name',
+    authorization: `Bearer ${CONNECT.access_token}`,
+  }
+  const target = { organization_id: CLINIC, instance_id: INSTANCE }
+  await withFunction(connected, async ({ call, graphCalls }) => {
+    assert.deepEqual((await (await call('POST', CONNECT)).json()).connection, CONNECTION)
+    const rotated = await (await call('PATCH', { ...target, access_token: 'EAAG-novo' })).json()
+    assert.deepEqual(rotated.connection, CONNECTION)
+    assert.deepEqual(graphCalls, [asked, { ...asked, authorization: 'Bearer EAAG-novo' }])
+    // Without a new token there is nothing to try.
+    assert.equal('connection' in await (await call('PATCH', { ...target, name: 'x' })).json(), false)
+    assert.equal('connection' in await (await call('DELETE', target)).json(), false)
+    assert.equal(graphCalls.length, 2)
+  })
+})
+
+Deno.test('a number that cannot be reached is connected all the same, and says why it cannot', async (test) => {
+  const tokenExpired = {
+    error: { message: 'Session has expired on EAAG-token-da-clinica', type: 'OAuthException', code: 190 },
+  }
+  const answers: [string, () => Response, string, RegExp][] = [
+    [
+      'its token has expired',
+      () => Response.json(tokenExpired, { status: 401 }),
+      '190',
+      /Session has expired/,
+    ],
+    ['no JSON', () => new Response('<html>', { status: 502 }), 'unexpected_answer', /HTTP 502/],
+    ['JSON of somebody else', () => Response.json({ hello: 1 }), 'unexpected_answer', /HTTP 200/],
+  ]
+  for (const [name, answer, code, message] of answers) {
+    await test.step(name, async () => {
+      await withFunction(connected, async ({ call, lines }) => {
+        const response = await call('POST', CONNECT)
+        assert.equal(response.status, 201)
+        const { connection } = await response.json()
+        assert.deepEqual([connection.ok, connection.code], [false, code])
+        assert.match(connection.message, message)
+        assert.doesNotMatch(JSON.stringify(connection) + lines.join(), /EAAG/)
+        assert.equal(JSON.parse(lines[0] ?? '').connection, code)
+      }, answer)
+    })
+  }
+})
+
+/** As the database answers who may test a number, and with which token. */
+async function storedToken(): Promise<Answer> {
+  const access_token = await (await secretBox()).seal('EAAG-guardado', {
+    organizationId: CLINIC,
+    purpose: 'instance.access_token',
+  })
+  const { provider, external_id } = CONNECT
+  return ({ name }) => ({
+    body: name === 'get_instance_credentials' ? { provider, external_id, access_token } : null,
+  })
+}
+
+const TEST_PATH = '/functions/v1/manage-instance/test'
+
+Deno.test('an admin tests a number with its stored token, which stays with us', async () => {
+  const target = { organization_id: CLINIC, instance_id: INSTANCE }
+  await withFunction(await storedToken(), async ({ call, calls, graphCalls, lines }) => {
+    const response = await call('POST', target, undefined, TEST_PATH)
+    assert.equal(response.status, 200)
+    assert.deepEqual(await response.json(), { connection: CONNECTION })
+    assert.deepEqual(calls, [
+      {
+        name: 'require_instance_admin',
+        args: target,
+        apikey: PUBLISHABLE_KEY,
+        authorization: `Bearer ${ADMIN}`,
+      },
+      {
+        name: 'get_instance_credentials',
+        args: target,
+        apikey: SECRET_KEY,
+        authorization: calls[1]?.authorization ?? null,
+      },
+    ])
+    assert.notEqual(calls[1]?.authorization, `Bearer ${ADMIN}`)
+    assert.deepEqual(graphCalls.map(({ authorization }) => authorization), ['Bearer EAAG-guardado'])
+    assert.doesNotMatch(lines.join(), /EAAG|v1\.now/)
+
+    assert.equal((await call('POST', target, { apikey: SECRET_KEY }, TEST_PATH)).status, 200)
+    assert.deepEqual(calls.slice(2).map(({ name }) => name), ['get_instance_credentials'])
+  })
+})
+
+Deno.test("nobody else's token is opened: who may not test a number is refused before it is read", async () => {
+  const target = { organization_id: CLINIC, instance_id: INSTANCE }
+  for (const [error, status] of [['not_allowed', 403], ['instance_not_found', 404]] as const) {
+    await withFunction(refused(400, 'BL002', error), async ({ call, calls, graphCalls }) => {
+      const response = await call('POST', target, undefined, TEST_PATH)
+      assert.equal(response.status, status)
+      assert.equal(await errorCode(response), error)
+      assert.deepEqual(calls.map(({ name }) => name), ['require_instance_admin'])
+      assert.deepEqual(graphCalls, [])
+    })
+  }
+  await withFunction(await storedToken(), async ({ call, calls }) => {
+    assert.equal((await call('POST', target, {}, TEST_PATH)).status, 401)
+    assert.equal((await call('POST', { organization_id: CLINIC }, undefined, TEST_PATH)).status, 400)
+    assert.equal((await call('DELETE', target, undefined, TEST_PATH)).status, 405)
+    assert.deepEqual(calls, [])
   })
 })
