@@ -10,14 +10,18 @@ import type {
   QuietHours,
   RetentionOverrides,
 } from './json.ts'
+import type { OutboundPayload } from './outbound.ts'
+import type { WebhookEvent, WebhookEventType } from './webhook-events.ts'
 
 export type { Json }
 
 interface JsonColumns {
+  api_call_logs: { request_data: FreeObject; response_data: FreeObject }
   contacts: { address: Address; preferences: FreeObject; metadata: FreeObject }
   conversations: { metadata: FreeObject }
   locations: { address: Address; operating_hours: OperatingHours }
-  messages: { media: MessageMedia; metadata: MessageMetadata }
+  message_queue: { payload: FreeObject }
+  messages: { media: MessageMedia; payload: OutboundPayload; metadata: MessageMetadata }
   organization_settings: {
     operating_hours: OperatingHours
     ai_config: FreeObject
@@ -27,6 +31,8 @@ interface JsonColumns {
     retention_overrides: RetentionOverrides
   }
   organizations: { metadata: FreeObject }
+  webhook_deliveries: { event_type: WebhookEventType; payload: WebhookEvent }
+  webhook_endpoints: { event_types: WebhookEventType[] }
   webhook_events: { payload: FreeObject; headers: Record<string, string> }
   whatsapp_instances: { metadata: FreeObject }
 }
@@ -41,7 +47,83 @@ export interface IngestSummary {
   parked: number
   unrouted: number
   unknown: number
+  /** For the worker, which then wants to be woken. */
+  jobs: number
 }
+
+/** The ids that prove that a worker holds a job; an array of them for the batch forms. */
+export interface HeldJob {
+  organization_id: string
+  id: string
+  fencing_token: number
+}
+
+/** A begin_… function ended the job itself. */
+interface JobDone {
+  action: 'done'
+  reason: string
+}
+
+interface InstanceOfJob {
+  id: string
+  external_id: string
+  provider: Generated['public']['Enums']['whatsapp_provider']
+}
+
+export interface SendOrder {
+  action: 'send'
+  attempt: number
+  message: Pick<
+    TypedTables['messages']['Row'],
+    'id' | 'message_type' | 'content' | 'payload' | 'reply_to_whatsapp_message_id'
+  >
+  recipient: { kind: Generated['public']['Enums']['identity_kind']; value: string }
+  instance: InstanceOfJob
+  access_token: string
+}
+
+export interface FetchOrder {
+  action: 'fetch'
+  message_id: string
+  message_type: Generated['public']['Enums']['message_type']
+  media: MessageMedia
+  path_prefix: string
+  instance: InstanceOfJob
+  access_token: string
+}
+
+export interface DeliveryOrder {
+  action: 'deliver'
+  delivery: Pick<TypedTables['webhook_deliveries']['Row'], 'id' | 'event_id' | 'event_type' | 'attempts' | 'created_at'>
+  url: string
+  payload: WebhookEvent
+  secrets: string[]
+}
+
+export interface ReplayOrder {
+  action: 'replay'
+  provider: Generated['public']['Enums']['whatsapp_provider']
+  app_key: string
+  external_id: string | null
+  event_type: string
+  payload: FreeObject
+  headers: Record<string, string>
+  signature: string | null
+  received_at: string
+}
+
+/** What came of run_schedule(). */
+export type ScheduleRun =
+  | { ran: false; reason: 'already_running' | 'not_due' | 'nothing_to_do' }
+  | {
+    ran: true
+    run_id: string
+    kind: 'sql' | 'function'
+    function_name: string | null
+    result: Json | null
+    error: string | null
+    duration_ms: number | null
+  }
 
 export interface InstanceAnswer {
   instance: Omit<GeneratedTables['whatsapp_instances']['Row'], 'meta_app_key'>
@@ -54,6 +136,16 @@ export type Invitation = GeneratedTables['organization_invitations']['Row'] & {
 }
 
 interface JsonAnswers {
+  begin_delivery: DeliveryOrder | JobDone
+  begin_media_fetch: FetchOrder | JobDone
+  begin_replay: ReplayOrder | JobDone
+  begin_send: SendOrder | JobDone
+  finish_delivery: JobDone
+  finish_media_fetch: JobDone
+  finish_replay: IngestSummary
+  finish_send: JobDone
+  get_instance_credentials: { external_id: string; provider: InstanceOfJob['provider']; access_token: string }
+  run_schedule: ScheduleRun
   connect_instance: InstanceAnswer
   update_instance: InstanceAnswer
   disconnect_instance: InstanceAnswer

@@ -5,6 +5,52 @@ export type Json = string | number | boolean | null | { [key: string]: Json | un
 export type Database = {
   'public': {
     Tables: {
+      'api_call_logs': {
+        Row: {
+          'created_at': string
+          'endpoint': string
+          'id': string
+          'job_id': string | null
+          'method': string
+          'organization_id': string
+          'request_data': NonNullable<Json>
+          'response_data': Json | null
+          'response_time_ms': number
+          'service': string
+          'status_code': number | null
+          'success': boolean
+        }
+        ComputedFields: never
+        Insert: {
+          'created_at'?: string
+          'endpoint': string
+          'id'?: string
+          'job_id'?: string | null
+          'method': string
+          'organization_id'?: string
+          'request_data'?: NonNullable<Json>
+          'response_data'?: Json | null
+          'response_time_ms': number
+          'service': string
+          'status_code'?: number | null
+          'success': boolean
+        }
+        Update: {
+          'created_at'?: string
+          'endpoint'?: string
+          'id'?: string
+          'job_id'?: string | null
+          'method'?: string
+          'organization_id'?: string
+          'request_data'?: NonNullable<Json>
+          'response_data'?: Json | null
+          'response_time_ms'?: number
+          'service'?: string
+          'status_code'?: number | null
+          'success'?: boolean
+        }
+        Relationships: []
+      }
       'authorized_owner_numbers': {
         Row: {
           'created_at': string
@@ -340,6 +386,81 @@ export type Database = {
           },
         ]
       }
+      'message_queue': {
+        Row: {
+          'attempts': number
+          'completed_at': string | null
+          'created_at': string
+          'fencing_token': number
+          'id': string
+          'idempotency_key': string | null
+          'is_due': boolean
+          'job_type': string
+          'last_error': string | null
+          'lease_expires_at': string | null
+          'locked_by': string | null
+          'max_attempts': number
+          'ordering_key': string | null
+          'organization_id': string
+          'payload': NonNullable<Json>
+          'position': number
+          'priority': number
+          'run_at': string
+          'status': Database['public']['Enums']['job_status']
+        }
+        ComputedFields: never
+        Insert: {
+          'attempts'?: number
+          'completed_at'?: string | null
+          'created_at'?: string
+          'fencing_token'?: number
+          'id'?: string
+          'idempotency_key'?: string | null
+          'is_due'?: boolean
+          'job_type': string
+          'last_error'?: string | null
+          'lease_expires_at'?: string | null
+          'locked_by'?: string | null
+          'max_attempts'?: number
+          'ordering_key'?: string | null
+          'organization_id'?: string
+          'payload'?: NonNullable<Json>
+          'position'?: never
+          'priority'?: number
+          'run_at'?: string
+          'status'?: Database['public']['Enums']['job_status']
+        }
+        Update: {
+          'attempts'?: number
+          'completed_at'?: string | null
+          'created_at'?: string
+          'fencing_token'?: number
+          'id'?: string
+          'idempotency_key'?: string | null
+          'is_due'?: boolean
+          'job_type'?: string
+          'last_error'?: string | null
+          'lease_expires_at'?: string | null
+          'locked_by'?: string | null
+          'max_attempts'?: number
+          'ordering_key'?: string | null
+          'organization_id'?: string
+          'payload'?: NonNullable<Json>
+          'position'?: never
+          'priority'?: number
+          'run_at'?: string
+          'status'?: Database['public']['Enums']['job_status']
+        }
+        Relationships: [
+          {
+            foreignKeyName: 'message_queue_organization_id_fkey'
+            columns: ['organization_id']
+            isOneToOne: false
+            referencedRelation: 'organizations'
+            referencedColumns: ['id']
+          },
+        ]
+      }
       'messages': {
         Row: {
           'client_message_id': string | null
@@ -360,6 +481,7 @@ export type Database = {
           'message_type': Database['public']['Enums']['message_type']
           'metadata': NonNullable<Json>
           'organization_id': string
+          'payload': Json | null
           'played_at': string | null
           'read_at': string | null
           'reply_to_whatsapp_message_id': string | null
@@ -391,6 +513,7 @@ export type Database = {
           'message_type'?: Database['public']['Enums']['message_type']
           'metadata'?: NonNullable<Json>
           'organization_id'?: string
+          'payload'?: Json | null
           'played_at'?: string | null
           'read_at'?: string | null
           'reply_to_whatsapp_message_id'?: string | null
@@ -421,6 +544,7 @@ export type Database = {
           'message_type'?: Database['public']['Enums']['message_type']
           'metadata'?: NonNullable<Json>
           'organization_id'?: string
+          'payload'?: Json | null
           'played_at'?: string | null
           'read_at'?: string | null
           'reply_to_whatsapp_message_id'?: string | null
@@ -709,8 +833,129 @@ export type Database = {
           },
         ]
       }
+      'webhook_deliveries': {
+        Row: {
+          'attempts': number
+          'created_at': string
+          'delivered_at': string | null
+          'endpoint_id': string
+          'event_id': string
+          'event_type': string
+          'id': string
+          'last_error': string | null
+          'last_response_status': number | null
+          'next_attempt_at': string | null
+          'organization_id': string
+          'payload': NonNullable<Json>
+          'response_ms': number | null
+          'status': Database['public']['Enums']['webhook_delivery_status']
+          'updated_at': string
+          'webhook_url': string
+        }
+        ComputedFields: never
+        Insert: {
+          'attempts'?: number
+          'created_at'?: string
+          'delivered_at'?: string | null
+          'endpoint_id': string
+          'event_id': string
+          'event_type': string
+          'id'?: string
+          'last_error'?: string | null
+          'last_response_status'?: number | null
+          'next_attempt_at'?: string | null
+          'organization_id'?: string
+          'payload': NonNullable<Json>
+          'response_ms'?: number | null
+          'status'?: Database['public']['Enums']['webhook_delivery_status']
+          'updated_at'?: string
+          'webhook_url': string
+        }
+        Update: {
+          'attempts'?: number
+          'created_at'?: string
+          'delivered_at'?: string | null
+          'endpoint_id'?: string
+          'event_id'?: string
+          'event_type'?: string
+          'id'?: string
+          'last_error'?: string | null
+          'last_response_status'?: number | null
+          'next_attempt_at'?: string | null
+          'organization_id'?: string
+          'payload'?: NonNullable<Json>
+          'response_ms'?: number | null
+          'status'?: Database['public']['Enums']['webhook_delivery_status']
+          'updated_at'?: string
+          'webhook_url'?: string
+        }
+        Relationships: [
+          {
+            foreignKeyName: 'webhook_deliveries_endpoint_id_fkey'
+            columns: ['organization_id', 'endpoint_id']
+            isOneToOne: false
+            referencedRelation: 'webhook_endpoints'
+            referencedColumns: ['organization_id', 'id']
+          },
+        ]
+      }
+      'webhook_endpoints': {
+        Row: {
+          'consecutive_failures': number
+          'created_at': string
+          'description': string | null
+          'disabled_at': string | null
+          'disabled_reason': string | null
+          'event_types': (string)[]
+          'failing_since': string | null
+          'id': string
+          'is_active': boolean
+          'organization_id': string
+          'updated_at': string
+          'url': string
+        }
+        ComputedFields: never
+        Insert: {
+          'consecutive_failures'?: number
+          'created_at'?: string
+          'description'?: string | null
+          'disabled_at'?: string | null
+          'disabled_reason'?: string | null
+          'event_types': (string)[]
+          'failing_since'?: string | null
+          'id'?: string
+          'is_active'?: boolean
+          'organization_id'?: string
+          'updated_at'?: string
+          'url': string
+        }
+        Update: {
+          'consecutive_failures'?: number
+          'created_at'?: string
+          'description'?: string | null
+          'disabled_at'?: string | null
+          'disabled_reason'?: string | null
+          'event_types'?: (string)[]
+          'failing_since'?: string | null
+          'id'?: string
+          'is_active'?: boolean
+          'organization_id'?: string
+          'updated_at'?: string
+          'url'?: string
+        }
+        Relationships: [
+          {
+            foreignKeyName: 'webhook_endpoints_organization_id_fkey'
+            columns: ['organization_id']
+            isOneToOne: false
+            referencedRelation: 'organizations'
+            referencedColumns: ['id']
+          },
+        ]
+      }
       'webhook_events': {
         Row: {
+          'app_key': string | null
           'created_at': string
           'event_type': string
           'external_id': string | null
@@ -730,6 +975,7 @@ export type Database = {
         }
         ComputedFields: never
         Insert: {
+          'app_key'?: string | null
           'created_at'?: string
           'event_type': string
           'external_id'?: string | null
@@ -748,6 +994,7 @@ export type Database = {
           'unknown_count'?: number
         }
         Update: {
+          'app_key'?: string | null
           'created_at'?: string
           'event_type'?: string
           'external_id'?: string | null
@@ -780,6 +1027,10 @@ export type Database = {
           'organization_id': string
           'phone_number': string | null
           'provider': Database['public']['Enums']['whatsapp_provider']
+          'sending_paused_until': string | null
+          'sending_stopped_at': string | null
+          'sending_stopped_code': string | null
+          'sending_stopped_reason': string | null
           'status': Database['public']['Enums']['instance_status']
           'updated_at': string
           'webhook_url': string | null
@@ -797,6 +1048,10 @@ export type Database = {
           'organization_id'?: string
           'phone_number'?: string | null
           'provider': Database['public']['Enums']['whatsapp_provider']
+          'sending_paused_until'?: string | null
+          'sending_stopped_at'?: string | null
+          'sending_stopped_code'?: string | null
+          'sending_stopped_reason'?: string | null
           'status'?: Database['public']['Enums']['instance_status']
           'updated_at'?: string
           'webhook_url'?: string | null
@@ -813,6 +1068,10 @@ export type Database = {
           'organization_id'?: string
           'phone_number'?: string | null
           'provider'?: Database['public']['Enums']['whatsapp_provider']
+          'sending_paused_until'?: string | null
+          'sending_stopped_at'?: string | null
+          'sending_stopped_code'?: string | null
+          'sending_stopped_reason'?: string | null
           'status'?: Database['public']['Enums']['instance_status']
           'updated_at'?: string
           'webhook_url'?: string | null
@@ -849,6 +1108,10 @@ export type Database = {
           isSetofReturn: false
         }
       }
+      'begin_delivery': { Args: { 'job': Json }; Returns: Json }
+      'begin_media_fetch': { Args: { 'job': Json }; Returns: Json }
+      'begin_replay': { Args: { 'job': Json }; Returns: Json }
+      'begin_send': { Args: { 'job': Json }; Returns: Json }
       'change_member_role': {
         Args: {
           'organization_id'?: string
@@ -869,6 +1132,79 @@ export type Database = {
           isOneToOne: true
           isSetofReturn: false
         }
+      }
+      'claim_jobs': {
+        Args: {
+          'after'?: string
+          'batch_size'?: number
+          'job_types'?: (string)[]
+          'lease'?: string
+          'worker': string
+        }
+        Returns: {
+          'attempts': number
+          'completed_at': string | null
+          'created_at': string
+          'fencing_token': number
+          'id': string
+          'idempotency_key': string | null
+          'is_due': boolean
+          'job_type': string
+          'last_error': string | null
+          'lease_expires_at': string | null
+          'locked_by': string | null
+          'max_attempts': number
+          'ordering_key': string | null
+          'organization_id': string
+          'payload': NonNullable<Json>
+          'position': number
+          'priority': number
+          'run_at': string
+          'status': Database['public']['Enums']['job_status']
+        }[]
+        SetofOptions: {
+          from: '*'
+          to: 'message_queue'
+          isOneToOne: false
+          isSetofReturn: true
+        }
+      }
+      'complete_job': {
+        Args: { 'fencing_token': number; 'id': string; 'organization_id': string }
+        Returns: {
+          'attempts': number
+          'completed_at': string | null
+          'created_at': string
+          'fencing_token': number
+          'id': string
+          'idempotency_key': string | null
+          'is_due': boolean
+          'job_type': string
+          'last_error': string | null
+          'lease_expires_at': string | null
+          'locked_by': string | null
+          'max_attempts': number
+          'ordering_key': string | null
+          'organization_id': string
+          'payload': NonNullable<Json>
+          'position': number
+          'priority': number
+          'run_at': string
+          'status': Database['public']['Enums']['job_status']
+        }
+        SetofOptions: {
+          from: '*'
+          to: 'message_queue'
+          isOneToOne: true
+          isSetofReturn: false
+        }
+      }
+      'complete_jobs': {
+        Args: { 'jobs': Json }
+        Returns: {
+          'id': string
+          'organization_id': string
+        }[]
       }
       'connect_instance': {
         Args: {
@@ -915,7 +1251,108 @@ export type Database = {
           isSetofReturn: false
         }
       }
+      'create_webhook_endpoint': {
+        Args: {
+          'description'?: string
+          'endpoint_id': string
+          'event_types': (string)[]
+          'organization_id': string
+          'secret': string
+          'url': string
+        }
+        Returns: {
+          'consecutive_failures': number
+          'created_at': string
+          'description': string | null
+          'disabled_at': string | null
+          'disabled_reason': string | null
+          'event_types': (string)[]
+          'failing_since': string | null
+          'id': string
+          'is_active': boolean
+          'organization_id': string
+          'updated_at': string
+          'url': string
+        }
+        SetofOptions: {
+          from: '*'
+          to: 'webhook_endpoints'
+          isOneToOne: true
+          isSetofReturn: false
+        }
+      }
+      'delete_webhook_endpoint': {
+        Args: { 'endpoint_id': string; 'organization_id': string }
+        Returns: {
+          'consecutive_failures': number
+          'created_at': string
+          'description': string | null
+          'disabled_at': string | null
+          'disabled_reason': string | null
+          'event_types': (string)[]
+          'failing_since': string | null
+          'id': string
+          'is_active': boolean
+          'organization_id': string
+          'updated_at': string
+          'url': string
+        }
+        SetofOptions: {
+          from: '*'
+          to: 'webhook_endpoints'
+          isOneToOne: true
+          isSetofReturn: false
+        }
+      }
       'disconnect_instance': { Args: { 'instance_id': string; 'organization_id': string }; Returns: Json }
+      'due_schedules': {
+        Args: Record<PropertyKey, never>
+        Returns: {
+          'function_name': string
+          'kind': string
+          'name': string
+          'scheduled_for': string
+        }[]
+      }
+      'enqueue_job': {
+        Args: {
+          'idempotency_key'?: string
+          'job_type': string
+          'max_attempts'?: number
+          'ordering_key'?: string
+          'organization_id': string
+          'payload'?: Json
+          'priority'?: number
+          'run_at'?: string
+        }
+        Returns: {
+          'attempts': number
+          'completed_at': string | null
+          'created_at': string
+          'fencing_token': number
+          'id': string
+          'idempotency_key': string | null
+          'is_due': boolean
+          'job_type': string
+          'last_error': string | null
+          'lease_expires_at': string | null
+          'locked_by': string | null
+          'max_attempts': number
+          'ordering_key': string | null
+          'organization_id': string
+          'payload': NonNullable<Json>
+          'position': number
+          'priority': number
+          'run_at': string
+          'status': Database['public']['Enums']['job_status']
+        }
+        SetofOptions: {
+          from: '*'
+          to: 'message_queue'
+          isOneToOne: true
+          isSetofReturn: false
+        }
+      }
       'ensure_profile': {
         Args: { 'avatar_url'?: string; 'first_name'?: string; 'last_name'?: string; 'phone'?: string }
         Returns: {
@@ -936,7 +1373,100 @@ export type Database = {
           isSetofReturn: false
         }
       }
+      'extend_lease': {
+        Args: { 'fencing_token': number; 'id': string; 'lease'?: string; 'organization_id': string }
+        Returns: {
+          'attempts': number
+          'completed_at': string | null
+          'created_at': string
+          'fencing_token': number
+          'id': string
+          'idempotency_key': string | null
+          'is_due': boolean
+          'job_type': string
+          'last_error': string | null
+          'lease_expires_at': string | null
+          'locked_by': string | null
+          'max_attempts': number
+          'ordering_key': string | null
+          'organization_id': string
+          'payload': NonNullable<Json>
+          'position': number
+          'priority': number
+          'run_at': string
+          'status': Database['public']['Enums']['job_status']
+        }
+        SetofOptions: {
+          from: '*'
+          to: 'message_queue'
+          isOneToOne: true
+          isSetofReturn: false
+        }
+      }
+      'extend_leases': {
+        Args: { 'jobs': Json; 'lease'?: string }
+        Returns: {
+          'id': string
+          'organization_id': string
+        }[]
+      }
+      'fail_job': {
+        Args: {
+          'error': string
+          'fencing_token': number
+          'id': string
+          'is_permanent'?: boolean
+          'organization_id': string
+          'retry_at'?: string
+        }
+        Returns: {
+          'attempts': number
+          'completed_at': string | null
+          'created_at': string
+          'fencing_token': number
+          'id': string
+          'idempotency_key': string | null
+          'is_due': boolean
+          'job_type': string
+          'last_error': string | null
+          'lease_expires_at': string | null
+          'locked_by': string | null
+          'max_attempts': number
+          'ordering_key': string | null
+          'organization_id': string
+          'payload': NonNullable<Json>
+          'position': number
+          'priority': number
+          'run_at': string
+          'status': Database['public']['Enums']['job_status']
+        }
+        SetofOptions: {
+          from: '*'
+          to: 'message_queue'
+          isOneToOne: true
+          isSetofReturn: false
+        }
+      }
+      'fail_jobs': {
+        Args: { 'jobs': Json }
+        Returns: {
+          'id': string
+          'organization_id': string
+        }[]
+      }
+      'finish_delivery': { Args: { 'job': Json; 'outcome': Json }; Returns: Json }
+      'finish_media_fetch': { Args: { 'api_calls'?: Json; 'job': Json; 'outcome': Json }; Returns: Json }
+      'finish_replay': { Args: { 'job': Json; 'parts': Json }; Returns: Json }
+      'finish_schedule_run': {
+        Args: { 'error'?: string; 'result'?: Json; 'run_id': string }
+        Returns: undefined
+      }
+      'finish_send': { Args: { 'job': Json; 'outcome': Json }; Returns: Json }
       'generate_slug': { Args: { 'input_name': string }; Returns: string }
+      'get_instance_credentials': {
+        Args: { 'instance_id': string; 'organization_id': string }
+        Returns: Json
+      }
       'get_meta_app': { Args: { 'app_key': string }; Returns: Json }
       'has_role': {
         Args: {
@@ -964,6 +1494,130 @@ export type Database = {
         }
         Returns: Json
       }
+      'postpone_job': {
+        Args: {
+          'fencing_token': number
+          'id': string
+          'organization_id': string
+          'reason': string
+          'run_at': string
+        }
+        Returns: {
+          'attempts': number
+          'completed_at': string | null
+          'created_at': string
+          'fencing_token': number
+          'id': string
+          'idempotency_key': string | null
+          'is_due': boolean
+          'job_type': string
+          'last_error': string | null
+          'lease_expires_at': string | null
+          'locked_by': string | null
+          'max_attempts': number
+          'ordering_key': string | null
+          'organization_id': string
+          'payload': NonNullable<Json>
+          'position': number
+          'priority': number
+          'run_at': string
+          'status': Database['public']['Enums']['job_status']
+        }
+        SetofOptions: {
+          from: '*'
+          to: 'message_queue'
+          isOneToOne: true
+          isSetofReturn: false
+        }
+      }
+      'process_pending_queue_jobs': {
+        Args: Record<PropertyKey, never>
+        Returns: {
+          'attempts': number
+          'completed_at': string | null
+          'created_at': string
+          'fencing_token': number
+          'id': string
+          'idempotency_key': string | null
+          'is_due': boolean
+          'job_type': string
+          'last_error': string | null
+          'lease_expires_at': string | null
+          'locked_by': string | null
+          'max_attempts': number
+          'ordering_key': string | null
+          'organization_id': string
+          'payload': NonNullable<Json>
+          'position': number
+          'priority': number
+          'run_at': string
+          'status': Database['public']['Enums']['job_status']
+        }[]
+        SetofOptions: {
+          from: '*'
+          to: 'message_queue'
+          isOneToOne: false
+          isSetofReturn: true
+        }
+      }
+      'redeliver': {
+        Args: { 'id': string; 'organization_id'?: string }
+        Returns: {
+          'attempts': number
+          'created_at': string
+          'delivered_at': string | null
+          'endpoint_id': string
+          'event_id': string
+          'event_type': string
+          'id': string
+          'last_error': string | null
+          'last_response_status': number | null
+          'next_attempt_at': string | null
+          'organization_id': string
+          'payload': NonNullable<Json>
+          'response_ms': number | null
+          'status': Database['public']['Enums']['webhook_delivery_status']
+          'updated_at': string
+          'webhook_url': string
+        }
+        SetofOptions: {
+          from: '*'
+          to: 'webhook_deliveries'
+          isOneToOne: true
+          isSetofReturn: false
+        }
+      }
+      'redrive_job': {
+        Args: { 'id': string; 'organization_id'?: string }
+        Returns: {
+          'attempts': number
+          'completed_at': string | null
+          'created_at': string
+          'fencing_token': number
+          'id': string
+          'idempotency_key': string | null
+          'is_due': boolean
+          'job_type': string
+          'last_error': string | null
+          'lease_expires_at': string | null
+          'locked_by': string | null
+          'max_attempts': number
+          'ordering_key': string | null
+          'organization_id': string
+          'payload': NonNullable<Json>
+          'position': number
+          'priority': number
+          'run_at': string
+          'status': Database['public']['Enums']['job_status']
+        }
+        SetofOptions: {
+          from: '*'
+          to: 'message_queue'
+          isOneToOne: true
+          isSetofReturn: false
+        }
+      }
+      'redrive_jobs': { Args: { 'job_type'?: string; 'organization_id'?: string }; Returns: number }
       'register_platform_meta_app': {
         Args: { 'app_key': string; 'app_secret': string; 'verify_token': string }
         Returns: Json
@@ -981,6 +1635,128 @@ export type Database = {
         SetofOptions: {
           from: '*'
           to: 'user_roles'
+          isOneToOne: true
+          isSetofReturn: false
+        }
+      }
+      'replay_webhook_event': {
+        Args: { 'id': string; 'organization_id'?: string }
+        Returns: {
+          'app_key': string | null
+          'created_at': string
+          'event_type': string
+          'external_id': string | null
+          'headers': NonNullable<Json>
+          'id': string
+          'instance_id': string | null
+          'organization_id': string | null
+          'payload': NonNullable<Json>
+          'processed': boolean
+          'processed_at': string | null
+          'processing_error': string | null
+          'provider': Database['public']['Enums']['whatsapp_provider']
+          'received_at': string
+          'retry_count': number
+          'signature': string | null
+          'unknown_count': number
+        }
+        SetofOptions: {
+          from: '*'
+          to: 'webhook_events'
+          isOneToOne: true
+          isSetofReturn: false
+        }
+      }
+      'require_instance_admin': {
+        Args: { 'instance_id': string; 'organization_id': string }
+        Returns: undefined
+      }
+      'retry_failed_queue_jobs': { Args: Record<PropertyKey, never>; Returns: number }
+      'retry_message': {
+        Args: { 'message_id': string; 'organization_id'?: string }
+        Returns: {
+          'client_message_id': string | null
+          'contact_id': string
+          'content': string | null
+          'conversation_id': string
+          'created_at': string
+          'delivered_at': string | null
+          'direction': Database['public']['Enums']['message_direction']
+          'edited_at': string | null
+          'error_code': string | null
+          'error_message': string | null
+          'failed_at': string | null
+          'id': string
+          'instance_id': string
+          'media': Json | null
+          'media_url': string | null
+          'message_type': Database['public']['Enums']['message_type']
+          'metadata': NonNullable<Json>
+          'organization_id': string
+          'payload': Json | null
+          'played_at': string | null
+          'read_at': string | null
+          'reply_to_whatsapp_message_id': string | null
+          'revoked_at': string | null
+          'sender': Database['public']['Enums']['message_sender']
+          'sender_user_id': string | null
+          'sent_at': string | null
+          'status': Database['public']['Enums']['message_status']
+          'updated_at': string
+          'whatsapp_message_id': string | null
+        }
+        SetofOptions: {
+          from: '*'
+          to: 'messages'
+          isOneToOne: true
+          isSetofReturn: false
+        }
+      }
+      'run_schedule': { Args: { 'force'?: boolean; 'name': string }; Returns: Json }
+      'send_message': {
+        Args: {
+          'client_message_id'?: string
+          'content'?: string
+          'conversation_id': string
+          'message_type'?: Database['public']['Enums']['message_type']
+          'organization_id'?: string
+          'payload'?: Json
+          'reply_to_whatsapp_message_id'?: string
+        }
+        Returns: {
+          'client_message_id': string | null
+          'contact_id': string
+          'content': string | null
+          'conversation_id': string
+          'created_at': string
+          'delivered_at': string | null
+          'direction': Database['public']['Enums']['message_direction']
+          'edited_at': string | null
+          'error_code': string | null
+          'error_message': string | null
+          'failed_at': string | null
+          'id': string
+          'instance_id': string
+          'media': Json | null
+          'media_url': string | null
+          'message_type': Database['public']['Enums']['message_type']
+          'metadata': NonNullable<Json>
+          'organization_id': string
+          'payload': Json | null
+          'played_at': string | null
+          'read_at': string | null
+          'reply_to_whatsapp_message_id': string | null
+          'revoked_at': string | null
+          'sender': Database['public']['Enums']['message_sender']
+          'sender_user_id': string | null
+          'sent_at': string | null
+          'status': Database['public']['Enums']['message_status']
+          'updated_at': string
+          'whatsapp_message_id': string | null
+        }
+        SetofOptions: {
+          from: '*'
+          to: 'messages'
           isOneToOne: true
           isSetofReturn: false
         }
@@ -1005,6 +1781,33 @@ export type Database = {
           isSetofReturn: false
         }
       }
+      'test_webhook_endpoint': {
+        Args: { 'endpoint_id': string; 'organization_id'?: string }
+        Returns: {
+          'attempts': number
+          'created_at': string
+          'delivered_at': string | null
+          'endpoint_id': string
+          'event_id': string
+          'event_type': string
+          'id': string
+          'last_error': string | null
+          'last_response_status': number | null
+          'next_attempt_at': string | null
+          'organization_id': string
+          'payload': NonNullable<Json>
+          'response_ms': number | null
+          'status': Database['public']['Enums']['webhook_delivery_status']
+          'updated_at': string
+          'webhook_url': string
+        }
+        SetofOptions: {
+          from: '*'
+          to: 'webhook_deliveries'
+          isOneToOne: true
+          isSetofReturn: false
+        }
+      }
       'update_instance': {
         Args: {
           'access_token'?: string
@@ -1016,6 +1819,37 @@ export type Database = {
           'verify_token'?: string
         }
         Returns: Json
+      }
+      'update_webhook_endpoint': {
+        Args: {
+          'description'?: string
+          'endpoint_id': string
+          'event_types'?: (string)[]
+          'is_active'?: boolean
+          'new_secret'?: string
+          'organization_id': string
+          'url'?: string
+        }
+        Returns: {
+          'consecutive_failures': number
+          'created_at': string
+          'description': string | null
+          'disabled_at': string | null
+          'disabled_reason': string | null
+          'event_types': (string)[]
+          'failing_since': string | null
+          'id': string
+          'is_active': boolean
+          'organization_id': string
+          'updated_at': string
+          'url': string
+        }
+        SetofOptions: {
+          from: '*'
+          to: 'webhook_endpoints'
+          isOneToOne: true
+          isSetofReturn: false
+        }
       }
       'user_organization_id': { Args: { 'user_id'?: string }; Returns: string }
     }
@@ -1033,6 +1867,7 @@ export type Database = {
       'conversation_status': 'active' | 'waiting_human' | 'transferred' | 'closed'
       'identity_kind': 'phone' | 'wa_id' | 'jid' | 'lid' | 'bsuid'
       'instance_status': 'connecting' | 'connected' | 'disconnected' | 'banned'
+      'job_status': 'pending' | 'waiting' | 'processing' | 'completed' | 'failed' | 'dead'
       'lead_visibility': 'all' | 'own'
       'member_role': 'viewer' | 'attendant' | 'admin' | 'owner'
       'message_direction': 'inbound' | 'outbound'
@@ -1054,6 +1889,7 @@ export type Database = {
         | 'template'
         | 'unsupported'
       'plan_type': 'free' | 'pro' | 'agency'
+      'webhook_delivery_status': 'pending' | 'delivering' | 'delivered' | 'failed' | 'dead'
       'whatsapp_provider': 'meta_cloud' | 'evolution' | 'zapi'
     }
     CompositeTypes: {
@@ -1176,6 +2012,7 @@ export const Constants = {
       'conversation_status': ['active', 'waiting_human', 'transferred', 'closed'],
       'identity_kind': ['phone', 'wa_id', 'jid', 'lid', 'bsuid'],
       'instance_status': ['connecting', 'connected', 'disconnected', 'banned'],
+      'job_status': ['pending', 'waiting', 'processing', 'completed', 'failed', 'dead'],
       'lead_visibility': ['all', 'own'],
       'member_role': ['viewer', 'attendant', 'admin', 'owner'],
       'message_direction': ['inbound', 'outbound'],
@@ -1198,6 +2035,7 @@ export const Constants = {
         'unsupported',
       ],
       'plan_type': ['free', 'pro', 'agency'],
+      'webhook_delivery_status': ['pending', 'delivering', 'delivered', 'failed', 'dead'],
       'whatsapp_provider': ['meta_cloud', 'evolution', 'zapi'],
     },
   },

@@ -49,6 +49,12 @@ export const messageMedia = z.looseObject({
   voice: z.boolean().optional(),
   animated: z.boolean().optional(),
   url: z.string().optional(),
+  /** Of our own copy, which media_url names. */
+  stored_mime_type: z.string().optional(),
+  size: z.int().optional(),
+  /** Why there is no copy: too_large, type_not_allowed, gone, hash_mismatch, instance_disconnected, attempts_exhausted. */
+  error: z.string().optional(),
+  error_detail: z.string().nullish(),
 })
 export type MessageMedia = z.infer<typeof messageMedia>
 

@@ -20,18 +20,37 @@ function tenantColumn(table: TableName): 'organization_id' | 'id' | null {
 
 type Functions = Database['public']['Functions']
 type FunctionOfTenant = {
-  [Name in FunctionName]: Functions[Name]['Args'] extends { organization_id?: string } ? Name : never
+  [Name in FunctionName]: string extends keyof Functions[Name]['Args'] ? never
+    : Functions[Name]['Args'] extends { organization_id?: string } ? Name
+    : never
 }[FunctionName]
 
 /** Every RPC that takes organization_id; it is filled in. A missing one does not compile. */
 const functionsOfTenant: Record<Exclude<FunctionOfTenant, 'set_active_organization'>, true> = {
   change_member_role: true,
+  complete_job: true,
   connect_instance: true,
+  create_webhook_endpoint: true,
+  delete_webhook_endpoint: true,
   disconnect_instance: true,
+  enqueue_job: true,
+  extend_lease: true,
+  fail_job: true,
+  get_instance_credentials: true,
   has_role: true,
   invite_member: true,
+  postpone_job: true,
+  redeliver: true,
+  redrive_job: true,
+  redrive_jobs: true,
   remove_member: true,
+  replay_webhook_event: true,
+  require_instance_admin: true,
+  retry_message: true,
+  send_message: true,
+  test_webhook_endpoint: true,
   update_instance: true,
+  update_webhook_endpoint: true,
 }
 
 /**

@@ -148,8 +148,8 @@ create function private.create_webhook_endpoint(
   endpoint_id uuid,
   url text,
   event_types text[],
-  description text,
-  secret text
+  secret text,
+  description text
 )
 returns public.webhook_endpoints
 language plpgsql
@@ -191,8 +191,8 @@ create function public.create_webhook_endpoint(
   endpoint_id uuid,
   url text,
   event_types text[],
-  description text default null,
-  secret text default null
+  secret text,
+  description text default null
 )
 returns public.webhook_endpoints
 language plpgsql
@@ -200,7 +200,7 @@ volatile
 set search_path = ''
 as $$
 begin
-  return private.create_webhook_endpoint(organization_id, endpoint_id, url, event_types, description, secret);
+  return private.create_webhook_endpoint(organization_id, endpoint_id, url, event_types, secret, description);
 end;
 $$;
 comment on function public.create_webhook_endpoint(uuid, uuid, text, text[], text, text) is

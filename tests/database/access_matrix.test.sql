@@ -25,7 +25,15 @@ insert into attempts values
   ('webhook_events', $$(organization_id, provider, event_type, payload) values (:org, 'meta_cloud', 'x', '{}')$$, 'processed = processed'),
   ('meta_apps', $$(organization_id, app_key, app_secret, verify_token) values (:org, 'a', 'b', 'c')$$, 'app_key = app_key'),
   ('instance_secrets', $$(organization_id, instance_id) values (:org, gen_random_uuid())$$, 'access_token = access_token'),
-  ('parked_message_updates', $$(organization_id, instance_id, whatsapp_message_id, change) values (:org, gen_random_uuid(), 'x', null)$$, 'change = change');
+  ('parked_message_updates', $$(organization_id, instance_id, whatsapp_message_id, change) values (:org, gen_random_uuid(), 'x', null)$$, 'change = change'),
+  ('message_queue', $$(organization_id, job_type) values (:org, 'x')$$, 'priority = priority'),
+  ('unanswered_sends', $$(organization_id, message_id) values (:org, gen_random_uuid())$$, 'called_at = called_at'),
+  ('webhook_endpoints', $$(organization_id, url, event_types) values (:org, 'https://x.example', '{webhook.test}')$$, 'url = url'),
+  ('webhook_endpoint_secrets', $$(organization_id, endpoint_id, secret) values (:org, gen_random_uuid(), 'x')$$, 'secret = secret'),
+  ('webhook_deliveries', $$(organization_id, endpoint_id, event_id, event_type, webhook_url, payload) values (:org, gen_random_uuid(), gen_random_uuid(), 'webhook.test', 'x', '{}')$$, 'payload = payload'),
+  ('api_call_logs', $$(organization_id, service, endpoint, method, response_time_ms, success) values (:org, 'x', 'x', 'GET', 1, true)$$, 'success = success'),
+  ('schedules', $$(name, description, expression, command) values ('x', 'x', '* * * * *', 'select 1')$$, 'is_active = is_active'),
+  ('schedule_runs', $$(name, driver, scheduled_for) values ('x', 'x', now())$$, 'error = error');
 grant select on attempts to anon, authenticated, service_role;
 
 create function pg_temp.relation(table_name text)
@@ -50,6 +58,9 @@ as $$
       from tests.tenants t
       cross join lateral (values (t.owner_id), (t.admin_id), (t.attendant_id), (t.viewer_id)) p (user_id)
       where t.name = tenant))
+    -- The platform's own: nobody's rows.
+    when 'schedules' then 'true'
+    when 'schedule_runs' then 'true'
     else format('organization_id = %L', tests.the(tenant, 'organization_id'))
   end
 $$;

@@ -19,7 +19,7 @@ select tests.authenticate_as_service();
 -- A message
 select is(
   tests.deliver('clinic', tests.a_message('m1', '5531987650003')),
-  '{"events": 1, "messages": 1, "duplicates": 0, "statuses": 0, "updates": 0, "parked": 0, "unrouted": 0, "unknown": 0}'::jsonb,
+  '{"events": 1, "messages": 1, "duplicates": 0, "statuses": 0, "updates": 0, "parked": 0, "unrouted": 0, "unknown": 0, "jobs": 0}'::jsonb,
   'a message is stored');
 select is(
   (tests.deliver('clinic', tests.a_message('m1', '5531987650003')) ->> 'duplicates')::int, 1, 'a redelivery is not');

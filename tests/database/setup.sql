@@ -16,7 +16,8 @@ create table tests.tenants (
   app_key text not null,
   contact_id uuid not null,
   conversation_id uuid not null,
-  message_id uuid not null
+  message_id uuid not null,
+  endpoint_id uuid not null
 );
 grant select, insert on tests.tenants to postgres;
 grant select on tests.tenants to anon, authenticated, service_role;
@@ -151,6 +152,7 @@ begin
   t.contact_id := gen_random_uuid();
   t.conversation_id := gen_random_uuid();
   t.message_id := gen_random_uuid();
+  t.endpoint_id := gen_random_uuid();
 
   insert into public.organizations (id, name, slug, vertical) values (t.organization_id, name, name, 'clinic');
   insert into public.organization_settings (organization_id) values (t.organization_id);
@@ -187,6 +189,16 @@ begin
     'received', 'first-of-' || name);
   insert into public.webhook_events (organization_id, provider, event_type, payload)
   values (t.organization_id, 'meta_cloud', 'messages', '{}');
+  insert into public.message_queue (organization_id, job_type, run_at, is_due)
+  values (t.organization_id, 'nothing', 'infinity', false);
+  insert into public.webhook_endpoints (organization_id, id, url, event_types, is_active)
+  values (t.organization_id, t.endpoint_id, 'https://' || name || '.example/hook', '{message.received}', false);
+  insert into private.webhook_endpoint_secrets (organization_id, endpoint_id, secret)
+  values (t.organization_id, t.endpoint_id, tests.sealed());
+  insert into public.webhook_deliveries (organization_id, endpoint_id, event_id, event_type, webhook_url, payload)
+  values (t.organization_id, t.endpoint_id, gen_random_uuid(), 'webhook.test', 'https://' || name || '.example/hook', '{}');
+  insert into public.api_call_logs (organization_id, service, endpoint, method, response_time_ms, success)
+  values (t.organization_id, 'meta_graph', '/messages', 'POST', 100, true);
   insert into tests.tenants select t.*;
   return t.organization_id;
 end;
