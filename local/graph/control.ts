@@ -114,7 +114,7 @@ export class Control {
     const customer: Recipient = isBsuid(from)
       ? { input: from, waId: null, bsuid: from }
       : { input: from, waId: digits, bsuid: null }
-    const written = { id: newMessageId(digits, 'inbound'), timestamp: secondsOf(now()), ...message }
+    const written = { id: newMessageId(customer.waId, 'inbound'), timestamp: secondsOf(now()), ...message }
     const posted = await Promise.all(
       numbers.map((number) => postman.post(number, inboundValue(number, customer, name, written))),
     )

@@ -119,7 +119,10 @@ export async function uploadedFile(
     }
   }
   if (form.get('messaging_product') !== 'whatsapp') {
-    throw new GraphError(100, { message: '(#100) The parameter messaging_product is required.' })
+    throw new GraphError(100, {
+      message: '(#100) The parameter messaging_product is required.',
+      details: null,
+    })
   }
   const file = form.get('file')
   if (file === null || typeof file === 'string') {

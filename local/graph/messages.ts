@@ -238,7 +238,10 @@ const TYPES = new Set(outgoing.options.map(({ shape }) => shape.type.value))
 export function readOutgoing(body: unknown): Outgoing | ReadReceipt {
   if (!isObject(body)) throw new GraphError(100)
   if (body.messaging_product === undefined) {
-    throw new GraphError(100, { message: '(#100) The parameter messaging_product is required.' })
+    throw new GraphError(100, {
+      message: '(#100) The parameter messaging_product is required.',
+      details: null,
+    })
   }
   if ('status' in body) return checked(readReceipt, body)
   // Meta takes a message without type for a text.

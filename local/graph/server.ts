@@ -160,7 +160,7 @@ export function startGraph({ apiUrl, databaseUrl, encryptionKeys, secretKey, now
     if (!wroteLately && message.type !== 'template') throw new GraphError(131047)
 
     const sent: Sent = {
-      id: newMessageId(recipient.waId ?? recipient.bsuid ?? '', 'outbound'),
+      id: newMessageId(recipient.waId, 'outbound'),
       recipient,
       name,
       isTemplate: message.type === 'template',

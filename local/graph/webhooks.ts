@@ -66,9 +66,9 @@ export function secondsOf(date: Date): string {
   return String(Math.floor(date.getTime() / 1000))
 }
 
-/** As real ones are built: the other side's id, a direction, a random number. */
-export function newMessageId(person: string, direction: 'inbound' | 'outbound'): string {
-  const name = Buffer.from(person, 'ascii')
+/** As real ones are built: the other side's number (zeros when it is hidden), a direction, a random number. */
+export function newMessageId(waId: string | null, direction: 'inbound' | 'outbound'): string {
+  const name = Buffer.from(waId ?? '000', 'ascii')
   const [mark, digits] = direction === 'outbound' ? [0x11, 18] : [0x12, 20]
   const random = randomBytes(digits / 2).toString('hex').toUpperCase()
   const bytes = Buffer.concat([
