@@ -98,16 +98,16 @@ security definer -- the address and the secret are in the vault
 set search_path = ''
 as $$
 declare
+  vault constant regclass := to_regclass('vault.decrypted_secrets');
   functions_url text;
   cron_secret text;
 begin
-  if to_regprocedure('net.http_post(text,jsonb,jsonb,jsonb,integer)') is not null
-    and to_regclass('vault.decrypted_secrets') is not null then
-    execute $vault$
-      select
-        (select s.decrypted_secret from vault.decrypted_secrets s where s.name = 'balcao_functions_url'),
-        (select s.decrypted_secret from vault.decrypted_secrets s where s.name = 'balcao_cron_secret')
-    $vault$ into functions_url, cron_secret;
+  if vault is not null and to_regprocedure('net.http_post(text,jsonb,jsonb,jsonb,integer)') is not null then
+    execute format(
+      'select
+        max(s.decrypted_secret) filter (where s.name = ''balcao_functions_url''),
+        max(s.decrypted_secret) filter (where s.name = ''balcao_cron_secret'')
+      from %s s', vault) into functions_url, cron_secret;
     if functions_url is not null and cron_secret is not null then
       -- Sent after the commit, once, and nobody looks at the answer: it only wakes.
       execute 'select net.http_post(url := $1, headers := $2, body := $3, timeout_milliseconds := 5000)'
@@ -1121,30 +1121,30 @@ volatile
 set search_path = ''
 as $$
 declare
-  deleted bigint;
+  completed bigint;
+  dead bigint;
 begin
   delete from public.message_queue q
   where (q.organization_id, q.id) in (
-    (
-      select c.organization_id, c.id
-      from public.message_queue c
-      where c.status = 'completed' and c.completed_at < now() - interval '1 day'
-      order by c.completed_at
-      limit batch_size
-      for update skip locked
-    )
-    union all
-    (
-      select d.organization_id, d.id
-      from public.message_queue d
-      where d.status = 'dead' and d.completed_at < now() - interval '30 days'
-      order by d.completed_at
-      limit batch_size
-      for update skip locked
-    )
+    select c.organization_id, c.id
+    from public.message_queue c
+    where c.status = 'completed' and c.completed_at < now() - interval '1 day'
+    order by c.completed_at
+    limit batch_size
+    for update skip locked
   );
-  get diagnostics deleted = row_count;
-  return deleted;
+  get diagnostics completed = row_count;
+  delete from public.message_queue q
+  where (q.organization_id, q.id) in (
+    select d.organization_id, d.id
+    from public.message_queue d
+    where d.status = 'dead' and d.completed_at < now() - interval '30 days'
+    order by d.completed_at
+    limit batch_size
+    for update skip locked
+  );
+  get diagnostics dead = row_count;
+  return completed + dead;
 end;
 $$;
 comment on function private.delete_finished_jobs(int) is

@@ -89,7 +89,7 @@ declare
 begin
   if event.id is null then
     perform private.complete_job(held.organization_id, held.id, held.fencing_token);
-    return '{"action": "done", "reason": "event_gone"}';
+    return jsonb_build_object('action', 'done', 'reason', 'event_gone');
   end if;
   return jsonb_build_object(
     'action', 'replay', 'provider', event.provider, 'app_key', event.app_key, 'external_id', event.external_id,

@@ -471,8 +471,8 @@ set search_path = ''
 as $$
 declare
   -- An accepted message's first status comes within seconds, or, if our webhook was down, with Meta's retries.
-  status_comes_within constant interval := '5 minutes';
-  silence_is_no_answer_after constant interval := '1 hour';
+  status_comes_within constant interval := interval '5 minutes';
+  silence_is_no_answer_after constant interval := interval '1 hour';
   held constant public.message_queue := private.hold_job(job);
   message public.messages;
   conversation public.conversations;

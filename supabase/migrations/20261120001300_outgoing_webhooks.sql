@@ -379,7 +379,7 @@ begin
     order by event.id
     returning d.*
   )
-  select array_agg(w) into deliveries from written w;
+  select array_agg(row(w.*)::public.webhook_deliveries) into deliveries from written w;
   if deliveries is not null then
     perform private.enqueue_deliveries(deliveries);
   end if;

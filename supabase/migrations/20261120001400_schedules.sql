@@ -64,7 +64,7 @@ declare
   starts int;
   ends int;
   step int;
-  numbers int[] := '{}';
+  numbers int[] := array[]::int[];
 begin
   foreach item in array string_to_array(field, ',') loop
     parts := regexp_match(item, '^(?:(\*)|([0-9]{1,2})(?:-([0-9]{1,2}))?)(?:/([0-9]{1,2}))?$');
@@ -407,7 +407,7 @@ begin
   if to_regclass('cron.job') is null then
     return 'pg_cron is not there: have cron-refresh called every minute or oftener';
   end if;
-  select string_to_array(x.extversion, '.')::int[] >= '{1,5}' into has_seconds
+  select regexp_match(x.extversion, '^([0-9]+)\.([0-9]+)')::int[] >= '{1,5}' into has_seconds
   from pg_catalog.pg_extension x
   where x.extname = 'pg_cron';
 
