@@ -99,10 +99,11 @@ set search_path = ''
 as $$
 declare
   vault constant regclass := to_regclass('vault.decrypted_secrets');
+  http_post constant regprocedure := to_regprocedure('net.http_post(text,jsonb,jsonb,jsonb,integer)');
   functions_url text;
   cron_secret text;
 begin
-  if vault is not null and to_regprocedure('net.http_post(text,jsonb,jsonb,jsonb,integer)') is not null then
+  if vault is not null and http_post is not null then
     execute format(
       'select
         max(s.decrypted_secret) filter (where s.name = ''balcao_functions_url''),
@@ -110,7 +111,7 @@ begin
       from %s s', vault) into functions_url, cron_secret;
     if functions_url is not null and cron_secret is not null then
       -- Sent after the commit, once, and nobody looks at the answer: it only wakes.
-      execute 'select net.http_post(url := $1, headers := $2, body := $3, timeout_milliseconds := 5000)'
+      execute format('select %s(url := $1, headers := $2, body := $3, timeout_milliseconds := 5000)', http_post::oid::regproc)
       using
         rtrim(functions_url, '/') || '/' || function_name || '?wait=false',
         jsonb_build_object('content-type', 'application/json', 'x-cron-secret', cron_secret),
