@@ -157,8 +157,9 @@ function maskedNumber(found: string): string {
   return digits < 10 || /^\d{4}-\d\d-\d\d/.test(found) ? found : masked(found)
 }
 
+/** The number stands in the first half. */
 function shortened(id: string): string {
-  return `…${id.slice(-16)}`
+  return id.length < 40 ? '…' : `…${id.slice(-12)}`
 }
 
 function withoutQuery(endpoint: string): string {
