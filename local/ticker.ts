@@ -1,6 +1,6 @@
-// What pg_cron and pg_net do on a hosted project: calls cron-refresh when time passes, and queue-worker when work comes.
+// What pg_cron and pg_net do on a hosted project: calls cron-refresh as time passes, and queue-worker when work comes.
 //
-// Nothing here decides what is due, and a call that fails is not repeated: the next second, and the next job, call again.
+// Nothing here decides what is due, and a call that fails is not repeated: the next second or the next job calls again.
 
 import { closeSync, writeSync } from 'node:fs'
 import { setTimeout as sleep } from 'node:timers/promises'
@@ -132,7 +132,7 @@ export function startTicker(options: TickerOptions): Ticker {
 }
 
 /** However often it is requested, one run is under way and at most one follows. */
-function coalesced(run: () => Promise<void>): { request: () => void; idle: () => Promise<void> } {
+export function coalesced(run: () => Promise<void>): { request: () => void; idle: () => Promise<void> } {
   let running: Promise<void> | null = null
   let isWanted = false
   const loop = async () => {

@@ -40,8 +40,8 @@ const documented: Record<number, Documented> = {
   368: {
     status: 403,
     title: 'Temporarily blocked for policies violations',
-    details:
-      'The WhatsApp Business Account associated with the app has been restricted or disabled for violating a platform policy.',
+    details: 'The WhatsApp Business Account associated with the app has been restricted or disabled for violating a ' +
+      'platform policy.',
   },
   80007: {
     status: 400,
@@ -61,8 +61,7 @@ const documented: Record<number, Documented> = {
   130497: {
     status: 403,
     title: 'Business account is restricted from messaging users in this country.',
-    details:
-      'The WhatsApp Business account is restricted from messaging to users in certain countries.',
+    details: 'The WhatsApp Business account is restricted from messaging to users in certain countries.',
   },
   131000: {
     status: 500,
@@ -127,8 +126,8 @@ const documented: Record<number, Documented> = {
   131050: {
     status: 400,
     title: 'User has stopped marketing messages',
-    details:
-      'Unable to deliver the message: this recipient has chosen to stop receiving marketing messages from your business.',
+    details: 'Unable to deliver the message: this recipient has chosen to stop receiving marketing messages from ' +
+      'your business.',
   },
   131051: { status: 400, title: 'Unsupported message type', details: 'Message type is not currently supported.' },
   131052: {
@@ -144,8 +143,8 @@ const documented: Record<number, Documented> = {
   131056: {
     status: 400,
     title: '(Business Account, Consumer Account) pair rate limit hit',
-    details:
-      'Message failed to send because there were too many messages sent from this phone number to the same phone number in a short period of time.',
+    details: 'Message failed to send because there were too many messages sent from this phone number to the same ' +
+      'phone number in a short period of time.',
   },
   131057: {
     status: 500,
@@ -160,8 +159,8 @@ const documented: Record<number, Documented> = {
   132000: {
     status: 400,
     title: 'Number of parameters does not match the expected number of params',
-    details:
-      'The number of variable parameter values included in the request did not match the number of variable parameters defined in the template.',
+    details: 'The number of variable parameter values included in the request did not match the number of variable ' +
+      'parameters defined in the template.',
   },
   132001: {
     status: 404,

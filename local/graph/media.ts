@@ -132,7 +132,9 @@ export async function uploadedFile(
   const mimeType = bare(typeof given === 'string' && given !== '' ? given : file.type)
   const limit = LIMITS[mimeType]
   if (limit === undefined) {
-    throw new GraphError(100, { details: `Param file must be a file with one of the supported types, not "${mimeType}".` })
+    throw new GraphError(100, {
+      details: `Param file must be a file with one of the supported types, not "${mimeType}".`,
+    })
   }
   if (file.size > limit) {
     throw new GraphError(100, { details: `A file of type ${mimeType} has at most ${limit} bytes.` })

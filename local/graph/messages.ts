@@ -71,7 +71,7 @@ const contactCard = z.strictObject({
   urls: z.array(z.strictObject({ url: somewhere, type: somewhere })).optional(),
 })
 
-// Interactive -----------------------------------------------------------------------------------------------------------
+// Interactive ------------------------------------------------------------------------------------------------------
 
 const textHeader = z.strictObject({ type: z.literal('text'), text: text(60) })
 const header = z.discriminatedUnion('type', [
@@ -105,7 +105,11 @@ const sections = z.array(z.strictObject({ title: text(24).optional(), rows: z.ar
   .superRefine((list, context) => {
     const rows = list.flatMap((section) => section.rows)
     if (rows.length > 10) {
-      context.addIssue({ code: 'custom', path: [], message: `have ${rows.length} rows in total, at most 10 are allowed` })
+      context.addIssue({
+        code: 'custom',
+        path: [],
+        message: `have ${rows.length} rows in total, at most 10 are allowed`,
+      })
     }
     if (new Set(rows.map((item) => item.id)).size < rows.length) {
       context.addIssue({ code: 'custom', path: [], message: 'have two rows with the same id' })
@@ -138,7 +142,7 @@ const interactive = z.discriminatedUnion('type', [
   }),
 ])
 
-// Templates -------------------------------------------------------------------------------------------------------------
+// Templates --------------------------------------------------------------------------------------------------------
 
 const named = { parameter_name: text(256).optional() }
 const textParameter = z.strictObject({ type: z.literal('text'), text: text(32_768), ...named })
@@ -182,7 +186,7 @@ const template = z.strictObject({
   components: z.array(component).optional(),
 })
 
-// Reactions -------------------------------------------------------------------------------------------------------------
+// Reactions --------------------------------------------------------------------------------------------------------
 
 const reaction = z.strictObject({
   message_id: text(255),
@@ -194,7 +198,7 @@ function isOneEmoji(value: string): boolean {
   return characters.length === 1 && /\p{Extended_Pictographic}|\p{Regional_Indicator}|\u20e3/u.test(value)
 }
 
-// The whole -------------------------------------------------------------------------------------------------------------
+// The whole --------------------------------------------------------------------------------------------------------
 
 const common = {
   messaging_product: z.literal('whatsapp'),

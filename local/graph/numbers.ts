@@ -97,7 +97,7 @@ export async function acquaintance(
   return { wroteLately: found?.wrote_lately ?? false, name: found?.name ?? null }
 }
 
-// Ids of people ---------------------------------------------------------------------------------------------------------
+// Ids of people ----------------------------------------------------------------------------------------------------
 
 const COUNTRY_CODE = '55'
 const BSUID = /^[A-Z]{2}\.(?:ENT\.)?[A-Za-z0-9]{1,128}$/
@@ -122,7 +122,7 @@ export function canExist(digits: string): boolean {
   return !digits.startsWith(COUNTRY_CODE) || /^55[1-9]\d(?:9\d{8}|[2-9]\d{7})$/.test(digits)
 }
 
-/** WhatsApp's id of a number: outside São Paulo, Rio and Espírito Santo mobile numbers are without their ninth digit. */
+/** WhatsApp's id of a number: from area code 31 on, mobile numbers are without their ninth digit. */
 export function waIdOf(digits: string): string {
   return digits.replace(/^(55(?:3[1-9]|[4-9][1-9]))9([6-9]\d{7})$/, '$1$2')
 }

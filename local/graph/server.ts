@@ -46,7 +46,9 @@ interface Exchange {
   call: Call
 }
 
-export function startGraph({ apiUrl, databaseUrl, encryptionKeys, secretKey, now = () => new Date() }: GraphOptions): GraphServer {
+export function startGraph(
+  { apiUrl, databaseUrl, encryptionKeys, secretKey, now = () => new Date() }: GraphOptions,
+): GraphServer {
   const sql = postgres(databaseUrl, {
     max: 4,
     connect_timeout: 10,
@@ -108,7 +110,12 @@ export function startGraph({ apiUrl, databaseUrl, encryptionKeys, secretKey, now
       const refusal = error instanceof GraphError ? error : new GraphError(131000, { details: messageOf(error) })
       const { retryAfter } = refusal.options
       call.code = refusal.code
-      reply(exchange, refusal.status, refusal.body(), retryAfter === undefined ? {} : { 'retry-after': String(retryAfter) })
+      reply(
+        exchange,
+        refusal.status,
+        refusal.body(),
+        retryAfter === undefined ? {} : { 'retry-after': String(retryAfter) },
+      )
     }
   }
 
@@ -131,7 +138,7 @@ export function startGraph({ apiUrl, databaseUrl, encryptionKeys, secretKey, now
     throw noSuchObject(id, call.method)
   }
 
-  // Messages ------------------------------------------------------------------------------------------------------------
+  // Messages -------------------------------------------------------------------------------------------------------
 
   async function send(exchange: Exchange, phoneNumberId: string): Promise<void> {
     const { call } = exchange
@@ -206,21 +213,21 @@ export function startGraph({ apiUrl, databaseUrl, encryptionKeys, secretKey, now
 
   /** Meta fetches what a link names; here only from the stack's own Storage, since no test goes out into the world. */
   async function areReadable(links: string[]): Promise<boolean> {
-    const readable = await Promise.all(links.filter((link) => new URL(link).origin === new URL(apiUrl).origin).map(
-      async (link) => {
-        try {
-          const response = await fetch(link, { signal: AbortSignal.any([closing.signal, AbortSignal.timeout(30_000)]) })
-          await response.body?.cancel()
-          return response.ok
-        } catch {
-          return false
-        }
-      },
-    ))
-    return !readable.includes(false)
+    const own = links.filter((link) => new URL(link).origin === new URL(apiUrl).origin)
+    return !(await Promise.all(own.map(isReadable))).includes(false)
   }
 
-  // Media ---------------------------------------------------------------------------------------------------------------
+  async function isReadable(link: string): Promise<boolean> {
+    try {
+      const response = await fetch(link, { signal: AbortSignal.any([closing.signal, AbortSignal.timeout(30_000)]) })
+      await response.body?.cancel()
+      return response.ok
+    } catch {
+      return false
+    }
+  }
+
+  // Media ----------------------------------------------------------------------------------------------------------
 
   async function upload(exchange: Exchange, phoneNumberId: string): Promise<void> {
     exchange.call.operation = 'upload'
@@ -280,7 +287,7 @@ export function startGraph({ apiUrl, databaseUrl, encryptionKeys, secretKey, now
     response.end()
   }
 
-  // The number ----------------------------------------------------------------------------------------------------------
+  // The number -----------------------------------------------------------------------------------------------------
 
   async function describeNumber(exchange: Exchange, id: string, query: URLSearchParams): Promise<void> {
     exchange.call.operation = 'number'
@@ -309,7 +316,7 @@ export function startGraph({ apiUrl, databaseUrl, encryptionKeys, secretKey, now
     reply(exchange, 200, Object.fromEntries(wanted.map((field) => [field, all[field]])))
   }
 
-  // Who calls, and what was ordered -------------------------------------------------------------------------------------
+  // Who calls, and what was ordered --------------------------------------------------------------------------------
 
   async function authorized({ request, call }: Exchange, phoneNumberId: string): Promise<BusinessNumber> {
     const token = /^Bearer +(\S+) *$/i.exec(request.headers.authorization ?? '')?.[1]
@@ -368,7 +375,9 @@ function noSuchObject(id: string, method: string): GraphError {
     subcode: 33,
     type: 'GraphMethodException',
     message:
-      `Unsupported ${method.toLowerCase()} request. Object with ID '${id}' does not exist, cannot be loaded due to missing permissions, or does not support this operation. Please read the Graph API documentation at https://developers.facebook.com/docs/graph-api`,
+      `Unsupported ${method.toLowerCase()} request. Object with ID '${id}' does not exist, cannot be loaded due to ` +
+      'missing permissions, or does not support this operation. Please read the Graph API documentation at ' +
+      'https://developers.facebook.com/docs/graph-api',
     details: null,
   })
 }
@@ -385,7 +394,11 @@ function parsedJson(body: Buffer, { headers }: IncomingMessage): unknown {
 
 function inOrder(statuses: readonly Status[], { duplicate, shuffle }: StatusPlan): Status[] {
   const order = duplicate ? statuses.flatMap((status) => [status, status]) : [...statuses]
-  if (shuffle) for (let last = order.length - 1; last > 0; last--) order.push(...order.splice(randomInt(last + 1), 1))
+  if (shuffle) {
+    for (let last = order.length - 1; last > 0; last--) {
+      order.push(...order.splice(randomInt(last + 1), 1))
+    }
+  }
   return order
 }
 

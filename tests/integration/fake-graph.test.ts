@@ -1,4 +1,4 @@
-// The stack's imitation of Meta's Graph API against what Meta documents: the tests of sending are worth what it is worth.
+// The stack's imitation of Meta's Graph API against what Meta documents: tests of sending are worth what it is worth.
 
 import { createHash, randomUUID } from 'node:crypto'
 import { readFileSync } from 'node:fs'
@@ -14,7 +14,7 @@ import { metaOf } from '../support/graph.ts'
 import { asMetaWritesIt, signatureOf } from '../support/meta.ts'
 import { eventually } from '../support/processes.ts'
 import { runningStack } from '../support/running-stack.ts'
-import { asPlatform, aTenant, connectNumber, type ConnectedNumber, type Tenant, valueOf } from '../support/tenants.ts'
+import { asPlatform, aTenant, type ConnectedNumber, connectNumber, type Tenant, valueOf } from '../support/tenants.ts'
 
 const backend = runningStack()
 const meta = metaOf(backend)
@@ -112,7 +112,7 @@ async function told(by: ConnectedNumber, messageId: string): Promise<string[]> {
   )
 }
 
-// The documented samples --------------------------------------------------------------------------------------------------
+// The documented samples -------------------------------------------------------------------------------------------
 
 describe('an accepted message is answered as in the sample', () => {
   test.each([
@@ -146,7 +146,9 @@ describe('an error is answered as in the sample', () => {
     ['error-190-token', 190, 401],
     ['error-2-temporary', 2, 503],
   ])('%s', async (name, code, status) => {
-    const { error } = z.object({ error: z.looseObject({ error_data: z.looseObject({ details: z.string() }).optional() }) })
+    const { error } = z.object({
+      error: z.looseObject({ error_data: z.looseObject({ details: z.string() }).optional() }),
+    })
       .parse(sample(name))
     const details = error.error_data?.details
     await meta.failing(number, { code, ...(details === undefined ? {} : { details }) })
@@ -181,7 +183,7 @@ describe('every documented code can be ordered', () => {
   })
 })
 
-// What may be sent --------------------------------------------------------------------------------------------------------
+// What may be sent -------------------------------------------------------------------------------------------------
 
 const button = (id: string, title = id) => ({ type: 'reply', reply: { id, title } })
 const buttons = (...list: object[]) => ({ type: 'button', body: { text: 'Confirma?' }, action: { buttons: list } })
@@ -212,7 +214,10 @@ describe('a message in the documented format is accepted', () => {
     ['location', { type: 'location', location: { latitude: -19.92, longitude: '-43.94', name: 'Clínica' } }],
     ['contacts', {
       type: 'contacts',
-      contacts: [{ name: { formatted_name: 'Ana S.', first_name: 'Ana' }, phones: [{ phone: CUSTOMER, type: 'CELL' }] }],
+      contacts: [{
+        name: { formatted_name: 'Ana S.', first_name: 'Ana' },
+        phones: [{ phone: CUSTOMER, type: 'CELL' }],
+      }],
     }],
     ['three buttons', { type: 'interactive', interactive: buttons(button('a'), button('b'), button('c')) }],
     ['buttons under an image', {
@@ -270,7 +275,7 @@ describe('one mutation of a good message is refused', () => {
       type: 'text',
       text: { body: 'Oi', markdown: true },
     }],
-    ['another type\'s object', 100, /Unexpected key "image"/, { ...text, image: { link: LINK } }],
+    ["another type's object", 100, /Unexpected key "image"/, { ...text, image: { link: LINK } }],
     ['unknown type', 131051, /poll/, { type: 'poll', poll: {} }],
     ['no content', 131008, /"text" is missing/, { type: 'text' }],
     ['no text', 131008, /"text.body" is missing/, { type: 'text', text: {} }],
@@ -285,8 +290,11 @@ describe('one mutation of a good message is refused', () => {
     ['long caption', 131009, /caption/, { type: 'image', image: { link: LINK, caption: 'x'.repeat(1025) } }],
     ['caption of audio', 100, /caption/, { type: 'audio', audio: { link: LINK, caption: 'Oi' } }],
     ['off the globe', 131009, /latitude/, { type: 'location', location: { latitude: 91, longitude: 0 } }],
-    ['nobody\'s card', 131008, /formatted_name/, { type: 'contacts', contacts: [{ name: { first_name: 'Ana' } }] }],
-    ['card with one name', 131009, /contacts.0.name/, { type: 'contacts', contacts: [{ name: { formatted_name: 'A' } }] }],
+    ["nobody's card", 131008, /formatted_name/, { type: 'contacts', contacts: [{ name: { first_name: 'Ana' } }] }],
+    ['card with one name', 131009, /contacts.0.name/, {
+      type: 'contacts',
+      contacts: [{ name: { formatted_name: 'A' } }],
+    }],
     ['no button', 131009, /buttons/, withInteractive(buttons())],
     ['four buttons', 131009, /buttons/, withInteractive(buttons(...['a', 'b', 'c', 'd'].map((id) => button(id))))],
     ['button twice', 131009, /twice/, withInteractive(buttons(button('a', 'Sim'), button('a', 'Não')))],
@@ -296,23 +304,54 @@ describe('one mutation of a good message is refused', () => {
     ['long body', 131009, /body.text/, withInteractive({ ...buttons(button('a')), body: { text: 'x'.repeat(1025) } })],
     ['no body', 131008, /interactive.body/, withInteractive({ ...buttons(button('a')), body: undefined })],
     ['long footer', 131009, /footer/, withInteractive({ ...buttons(button('a')), footer: { text: 'x'.repeat(61) } })],
-    ['eleven rows', 131009, /11 rows/, withInteractive(list({ title: 'A', rows: rows(6) }, { title: 'B', rows: rows(5, 6) }))],
-    ['row twice', 131009, /same id/, withInteractive(list({ title: 'A', rows: rows(2) }, { title: 'B', rows: rows(2) }))],
-    ['untitled section', 131008, /sections.1.title/, withInteractive(list({ title: 'A', rows: rows(1) }, { rows: rows(1, 1) }))],
+    [
+      'eleven rows',
+      131009,
+      /11 rows/,
+      withInteractive(list({ title: 'A', rows: rows(6) }, { title: 'B', rows: rows(5, 6) })),
+    ],
+    [
+      'row twice',
+      131009,
+      /same id/,
+      withInteractive(list({ title: 'A', rows: rows(2) }, { title: 'B', rows: rows(2) })),
+    ],
+    [
+      'untitled section',
+      131008,
+      /sections.1.title/,
+      withInteractive(list({ title: 'A', rows: rows(1) }, { rows: rows(1, 1) })),
+    ],
     ['long row title', 131009, /rows.0.title/, withInteractive(list({ rows: [{ id: 'a', title: 'x'.repeat(25) }] }))],
-    ['long description', 131009, /description/, withInteractive(list({
-      rows: [{ id: 'a', title: 'A', description: 'x'.repeat(73) }],
-    }))],
-    ['image over a list', 131009, /header/, withInteractive({
-      ...list({ rows: rows(1) }),
-      header: { type: 'image', image: { link: LINK } },
-    })],
+    [
+      'long description',
+      131009,
+      /description/,
+      withInteractive(list({
+        rows: [{ id: 'a', title: 'A', description: 'x'.repeat(73) }],
+      })),
+    ],
+    [
+      'image over a list',
+      131009,
+      /header/,
+      withInteractive({
+        ...list({ rows: rows(1) }),
+        header: { type: 'image', image: { link: LINK } },
+      }),
+    ],
     ['other interactive', 131009, /interactive.type/, withInteractive({ type: 'carousel' })],
     ['template name', 131009, /template.name/, { type: 'template', template: { ...template(), name: 'Olá' } }],
     ['no language', 131008, /template.language/, { type: 'template', template: { name: 'a' } }],
-    ['template language', 131009, /language.code/, { type: 'template', template: { name: 'a', language: { code: 'pt-BR' } } }],
+    ['template language', 131009, /language.code/, {
+      type: 'template',
+      template: { name: 'a', language: { code: 'pt-BR' } },
+    }],
     ['unknown component', 131009, /components.0.type/, { type: 'template', template: template([{ type: 'BODY' }]) }],
-    ['no parameters', 131009, /parameters/, { type: 'template', template: template([{ type: 'body', parameters: [] }]) }],
+    ['no parameters', 131009, /parameters/, {
+      type: 'template',
+      template: template([{ type: 'body', parameters: [] }]),
+    }],
     ['reaction to nothing', 131008, /message_id/, { type: 'reaction', reaction: { emoji: '👍' } }],
     ['reaction in words', 131009, /emoji/, { type: 'reaction', reaction: { message_id: 'wamid.a', emoji: 'ok' } }],
     ['two emojis', 131009, /emoji/, { type: 'reaction', reaction: { message_id: 'wamid.a', emoji: '👍👍' } }],
@@ -334,7 +373,7 @@ describe('one mutation of a good message is refused', () => {
 describe('who may send', () => {
   const text = JSON.stringify({ ...addressed, type: 'text', text: { body: 'Oi' } })
 
-  test('the number\'s own token, and no other', async () => {
+  test("the number's own token, and no other", async () => {
     const other = await connectNumber(clinic, { sameAppAs: number })
     for (const token of [other.accessToken, 'a-guess', backend.keys.secret]) {
       const answer = await graph('POST', `${number.externalId}/messages`, { token, body: text })
@@ -352,7 +391,11 @@ describe('who may send', () => {
       const answer = await graph('POST', `${id}/messages`, { token, body: text })
       expect({ status: answer.status, error: errorIn(answer) }).toMatchObject({
         status: 400,
-        error: { code: 100, error_subcode: 33, message: expect.stringContaining(`Object with ID '${id}' does not exist`) },
+        error: {
+          code: 100,
+          error_subcode: 33,
+          message: expect.stringContaining(`Object with ID '${id}' does not exist`),
+        },
       })
     }
   })
@@ -374,7 +417,7 @@ describe('who may send', () => {
   })
 })
 
-test('outside the 24 hours after the customer\'s last message only templates pass', async () => {
+test("outside the 24 hours after the customer's last message only templates pass", async () => {
   const quiet = await connectNumber(clinic, { sameAppAs: number })
   const sendsTemplate = () => send({ ...addressed, type: 'template', template: template() }, quiet)
   const hoursAgo = (hours: number) => String(Math.floor(Date.now() / 1000) - hours * 3600)
@@ -389,10 +432,10 @@ test('outside the 24 hours after the customer\'s last message only templates pas
   expect((await sendText(quiet)).status).toBe(200)
 })
 
-// What WhatsApp tells -----------------------------------------------------------------------------------------------------
+// What WhatsApp tells ----------------------------------------------------------------------------------------------
 
 describe('webhooks', () => {
-  test('a customer\'s message is signed as Meta signs, over bytes as Meta writes them', async () => {
+  test("a customer's message is signed as Meta signs, over bytes as Meta writes them", async () => {
     const text = 'Olá! Amanhã às 9h/10h? 😊 "ok"'
     const { id, deliveries } = await meta.inbound(number, {
       from: '5511987650001',
@@ -435,7 +478,10 @@ describe('webhooks', () => {
   test('sent, delivered and read follow a send; of a message that nobody knows they are parked', async () => {
     const own = await anotherNumber()
     const opaque = `outbox:${randomUUID()}`
-    const answer = await send({ ...addressed, type: 'text', text: { body: 'Oi' }, biz_opaque_callback_data: opaque }, own)
+    const answer = await send(
+      { ...addressed, type: 'text', text: { body: 'Oi' }, biz_opaque_callback_data: opaque },
+      own,
+    )
     const id = idOf(answer)
     await eventually(async () => (await told(own, id)).length === 3)
 
@@ -444,7 +490,12 @@ describe('webhooks', () => {
       Array.from({ length: 3 }, () => expect.objectContaining({ received: true, parked: 1, unknown: 0 })),
     )
     const price = { billable: false, pricing_model: 'PMP', type: 'free_customer_service', category: 'service' }
-    const common = { id, recipient_id: WA_ID, biz_opaque_callback_data: opaque, timestamp: expect.stringMatching(/^\d{10}$/) }
+    const common = {
+      id,
+      recipient_id: WA_ID,
+      biz_opaque_callback_data: opaque,
+      timestamp: expect.stringMatching(/^\d{10}$/),
+    }
     expect(deliveries.map(({ value }) => value)).toEqual([
       { status: 'sent', pricing: price },
       { status: 'delivered', pricing: price },
@@ -486,7 +537,9 @@ describe('webhooks', () => {
     const own = await anotherNumber()
     await meta.statuses(own, ['sent', 'delivered'], { delay_ms: 0 })
     await meta.forget(own)
-    const id = idOf(await send({ ...addressed, type: 'reaction', reaction: { message_id: 'wamid.abc', emoji: '👍' } }, own))
+    const id = idOf(
+      await send({ ...addressed, type: 'reaction', reaction: { message_id: 'wamid.abc', emoji: '👍' } }, own),
+    )
     await eventually(async () => (await told(own, id)).length > 0)
     // A later message is told of completely: by then the reaction's would have come too.
     const later = idOf(await sendText(own))
@@ -496,12 +549,14 @@ describe('webhooks', () => {
 
   test('a template is billed, and a BSUID is named as such', async () => {
     const own = await anotherNumber()
-    const id = idOf(await send({
-      messaging_product: 'whatsapp',
-      recipient: BSUID,
-      type: 'template',
-      template: template(),
-    }, own))
+    const id = idOf(
+      await send({
+        messaging_product: 'whatsapp',
+        recipient: BSUID,
+        type: 'template',
+        template: template(),
+      }, own),
+    )
     await eventually(async () => (await told(own, id)).length === 3)
     const [first] = (await meta.deliveries(own)).flatMap(({ value }) => value.statuses ?? [])
     expect(first).toMatchObject({ recipient_user_id: BSUID, pricing: { billable: true, category: 'utility' } })
@@ -597,7 +652,7 @@ async function listening(answer: (request: IncomingMessage) => number): Promise<
   return `http://127.0.0.1:${(server.address() as AddressInfo).port}`
 }
 
-// When it goes wrong ------------------------------------------------------------------------------------------------------
+// When it goes wrong -----------------------------------------------------------------------------------------------
 
 describe('ordered failures', () => {
   test('as many as ordered, in their order, then all is well', async () => {
@@ -685,7 +740,7 @@ describe('ordered failures', () => {
   })
 })
 
-// Media -------------------------------------------------------------------------------------------------------------------
+// Media ------------------------------------------------------------------------------------------------------------
 
 describe('media', () => {
   const bytes = Buffer.from('/9j/4AAQSkZJRgABAQ', 'base64')
@@ -700,7 +755,7 @@ describe('media', () => {
   const download = (url: string, token: string | null) =>
     fetch(url, token === null ? {} : { headers: { authorization: `Bearer ${token}` } })
 
-  test('is described, and fetched with the number\'s token only', async () => {
+  test("is described, and fetched with the number's token only", async () => {
     const { id, sha256, sha256_hex } = await meta.media(number, 'image/jpeg', { bytes })
     const { url, ...description } = described.parse((await graph('GET', id)).body)
     expect(description).toEqual({
@@ -752,7 +807,9 @@ describe('media', () => {
     const other = await anotherNumber()
     expect(errorIn(await send({ ...addressed, type: 'image', image: { id } }, other)).code).toBe(131009)
     expect((await graph('GET', `${id}?phone_number_id=${number.externalId}`)).status).toBe(200)
-    expect(errorIn(await graph('GET', `${id}?phone_number_id=${other.externalId}`))).toMatchObject({ error_subcode: 33 })
+    expect(errorIn(await graph('GET', `${id}?phone_number_id=${other.externalId}`))).toMatchObject({
+      error_subcode: 33,
+    })
 
     expect((await graph('DELETE', id)).body).toEqual({ success: true })
     expect(errorIn(await graph('GET', id))).toMatchObject({ code: 100, error_subcode: 33 })
@@ -810,7 +867,7 @@ test('a number describes itself, with the fields that are asked for', async () =
   expect(errorIn(unknown)).toMatchObject({ code: 100, message: expect.stringContaining('nonexisting field (secrets)') })
 })
 
-// The control interface ---------------------------------------------------------------------------------------------------
+// The control interface --------------------------------------------------------------------------------------------
 
 describe('the control interface', () => {
   const control = async (method: string, path: string, body: string | undefined, key: string | null) => {
@@ -837,7 +894,11 @@ describe('the control interface', () => {
     ['a misspelt key', '/statuses', /^dealy_ms: /, { phone_number_id: '1', statuses: [], dealy_ms: 5 }],
     ['a status that does not exist', '/statuses', /^statuses\.0/, { phone_number_id: '1', statuses: ['seen'] }],
     ['a file without content', '/media', /^bytes: /, { phone_number_id: '1', mime_type: 'image/png' }],
-    ['a customer without number', '/inbound', /^from: /, { phone_number_id: '1', from: 'Ana', message: { type: 'text' } }],
+    ['a customer without number', '/inbound', /^from: /, {
+      phone_number_id: '1',
+      from: 'Ana',
+      message: { type: 'text' },
+    }],
     ['a message without type', '/inbound', /^message\.type: /, { phone_number_id: '1', from: WA_ID, message: {} }],
   ])('names the field that is wrong: %s', async (_name, path, message, body) => {
     expect(await control('POST', path, JSON.stringify(body), backend.keys.secret)).toMatchObject({
@@ -851,11 +912,15 @@ describe('the control interface', () => {
     const { secret } = backend.keys
     expect(await control('POST', '/failures', 'oops', secret)).toMatchObject({ status: 400, code: 'invalid_json' })
     expect(await control('POST', '/surprise', '{}', secret)).toMatchObject({ status: 404, code: 'not_found' })
-    const inbound = JSON.stringify({ phone_number_id: '1', from: WA_ID, message: { type: 'text', text: { body: 'Oi' } } })
+    const inbound = JSON.stringify({
+      phone_number_id: '1',
+      from: WA_ID,
+      message: { type: 'text', text: { body: 'Oi' } },
+    })
     expect(await control('POST', '/inbound', inbound, secret)).toMatchObject({ status: 404, code: 'number_not_found' })
   })
 
-  test('forgets one number\'s orders, calls, files and statuses to come, and no other\'s', async () => {
+  test("forgets one number's orders, calls, files and statuses to come, and no other's", async () => {
     const [one, other] = [await anotherNumber(), await anotherNumber()]
     for (const each of [one, other]) {
       await meta.statuses(each, ['sent'], { delay_ms: 300_000 })

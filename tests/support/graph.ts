@@ -1,5 +1,5 @@
-// Orders for the stack's imitation of Meta's Graph API (local/graph): what shall fail, which statuses follow a send, what
-// a customer writes; and what Meta has been told. A test orders for its own numbers only, so that tests share a stack.
+// Orders for the stack's imitation of Meta's Graph API (local/graph): what shall fail, which statuses follow a send,
+// what a customer writes; and what Meta was told. A test orders for its own numbers only, so that tests share a stack.
 
 import { z } from 'zod'
 import type { Json } from '../../types/index.ts'
