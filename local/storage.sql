@@ -134,8 +134,8 @@ as $$
     where cardinality(parts) > depth
     group by 1
     union all
-    select array_to_string(parts, '/'), below.id, below.updated_at, below.created_at, below.last_accessed_at, below.metadata
-    from below, level
+    select array_to_string(parts, '/'), b.id, b.updated_at, b.created_at, b.last_accessed_at, b.metadata
+    from below b, level
     where cardinality(parts) = depth
   ),
   ranked as (

@@ -23,7 +23,12 @@ export interface StorageServer {
   /** Whether a request speaks for itself, by a signed URL or because it is for what is public. */
   needsNoKey(method: string, path: string): boolean
   /** `target` is the path below /storage/v1 with its query; `token` says who calls. */
-  listener(request: IncomingMessage, response: ServerResponse, target: string, token: string | null): Promise<void>
+  listener(
+    request: IncomingMessage,
+    response: ServerResponse,
+    target: string,
+    token: string | null,
+  ): Promise<void>
   close(): Promise<void>
 }
 
@@ -48,14 +53,21 @@ export async function startStorage(
   let isClosing = false
   const running = new Set<Promise<void>>()
 
-  async function answer(request: IncomingMessage, response: ServerResponse, target: string, token: string | null) {
+  async function answer(
+    request: IncomingMessage,
+    response: ServerResponse,
+    target: string,
+    token: string | null,
+  ) {
     if (isClosing) throw refusals.unavailable()
     const { pathname, search } = splitTarget(target)
     const { route, bucket, name } = find(routes, request.method ?? 'GET', pathname)
     const claims = token === null ? { role: 'anon' } : claimsOf(token, secrets.jwtSecret, seconds())
     const caller = claims === null ? null : callerOf(claims)
     // A token that has expired does not keep anybody from what is open to all.
-    if (caller === null && route.open !== true) throw refusals.accessDenied('The token is invalid or has expired')
+    if (caller === null && route.open !== true) {
+      throw refusals.accessDenied('The token is invalid or has expired')
+    }
     const result = await route.answer({
       request,
       response,
@@ -68,7 +80,12 @@ export async function startStorage(
     if (result !== undefined) sendJson(response, 200, result)
   }
 
-  async function listener(request: IncomingMessage, response: ServerResponse, target: string, token: string | null) {
+  async function listener(
+    request: IncomingMessage,
+    response: ServerResponse,
+    target: string,
+    token: string | null,
+  ) {
     try {
       await answer(request, response, target, token)
     } catch (error) {
@@ -83,7 +100,10 @@ export async function startStorage(
   function unexpected(error: unknown): Refusal {
     const logFile = data.log('storage')
     mkdirSync(dirname(logFile), { recursive: true })
-    appendFileSync(logFile, `${now().toISOString()} ${error instanceof Error ? error.stack : String(error)}\n`)
+    appendFileSync(
+      logFile,
+      `${now().toISOString()} ${error instanceof Error ? error.stack : String(error)}\n`,
+    )
     return hasCode(error, 'ENOSPC')
       ? new Refusal(507, 'InsufficientStorage', 'No space is left on the disk.', 507)
       : new Refusal(500, 'Internal', `Internal Server Error; see ${logFile}`, 500)

@@ -20,7 +20,9 @@ const size = z.union([
     return Math.floor(Number(amount) * (UNITS.get(unit) ?? 1))
   }),
 ])
-const mimeTypes = z.array(z.string().max(1000).regex(/^(?:[\w+.-]+\/(?:[\w+.-]+|\*)|\*(?:\/\*)?)(?:\s*;.*)?$/))
+const mimeTypes = z.array(
+  z.string().max(1000).regex(/^(?:[\w+.-]+\/(?:[\w+.-]+|\*)|\*(?:\/\*)?)(?:\s*;.*)?$/),
+)
 const settings = {
   public: z.boolean().optional(),
   file_size_limit: size.nullish(),
@@ -72,13 +74,18 @@ export async function createBucket({ database }: Context, caller: Caller, bucket
   await database.asCaller(caller, 'storage.bucket.create', (sql) =>
     sql`
       insert into storage.buckets (id, name, owner_id, public, file_size_limit, allowed_mime_types)
-      values (${id}, ${name}, ${caller.owner}, ${isPublic}, ${file_size_limit ?? null}, ${allowed_mime_types ?? null})`)
+      values (${id}, ${name}, ${caller.owner}, ${isPublic}, ${file_size_limit ?? null}, ${
+      allowed_mime_types ?? null
+    })`)
   return { name }
 }
 
 export async function getBucket({ database }: Context, caller: Caller, id: string): Promise<object> {
-  const [bucket] = await database.asCaller(caller, 'storage.bucket.get', (sql) =>
-    sql<BucketRow[]>`select ${sql(COLUMNS)} from storage.buckets where id = ${id}`)
+  const [bucket] = await database.asCaller(
+    caller,
+    'storage.bucket.get',
+    (sql) => sql<BucketRow[]>`select ${sql(COLUMNS)} from storage.buckets where id = ${id}`,
+  )
   if (bucket === undefined) throw refusals.noSuchBucket()
   return shown(bucket)
 }
@@ -102,8 +109,11 @@ export async function updateBucket(
 ) {
   const given = Object.fromEntries(Object.entries(changes).filter(([, value]) => value !== undefined))
   if (Object.keys(given).length === 0) throw refusals.invalidRequest('No content provided')
-  const updated = await database.asCaller(caller, 'storage.bucket.update', (sql) =>
-    sql`update storage.buckets set ${sql({ ...given, updated_at: new Date() })} where id = ${id}`)
+  const updated = await database.asCaller(
+    caller,
+    'storage.bucket.update',
+    (sql) => sql`update storage.buckets set ${sql({ ...given, updated_at: new Date() })} where id = ${id}`,
+  )
   if (updated.count === 0) throw refusals.noSuchBucket()
   return { message: 'Successfully updated' }
 }
@@ -127,12 +137,18 @@ export async function emptyBucket(context: Context, caller: Caller, id: string) 
   const { database, files } = context
   await getBucket(context, caller, id)
   for (;;) {
-    const deleted = await database.asCaller(caller, 'storage.bucket.empty', (sql) =>
-      sql<{ version: string | null }[]>`
+    const deleted = await database.asCaller(
+      caller,
+      'storage.bucket.empty',
+      (sql) =>
+        sql<{ version: string | null }[]>`
         delete from storage.objects where id in (select id from storage.objects where bucket_id = ${id} limit 1000)
-        returning version`)
+        returning version`,
+    )
     for (const { version } of deleted) await files.discard(version)
     // Of a batch that yields nothing the rest is not the caller's.
-    if (deleted.length === 0) return { message: 'Empty bucket has been queued. Completion may take up to an hour.' }
+    if (deleted.length === 0) {
+      return { message: 'Empty bucket has been queued. Completion may take up to an hour.' }
+    }
   }
 }

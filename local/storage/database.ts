@@ -46,7 +46,11 @@ export class StorageDatabase {
   }
 
   /** Resolves if the caller may do it, and does not do it. */
-  async tryAs(caller: Caller, operation: string, work: (sql: Transaction) => Promise<unknown>): Promise<void> {
+  async tryAs(
+    caller: Caller,
+    operation: string,
+    work: (sql: Transaction) => Promise<unknown>,
+  ): Promise<void> {
     try {
       await this.asCaller(caller, operation, async (sql) => {
         await work(sql)
@@ -59,7 +63,9 @@ export class StorageDatabase {
 
   /** The versions of all objects. */
   async *versions(): AsyncIterable<string> {
-    const rows = this.sql<{ version: string }[]>`select version from storage.objects where version is not null`
+    const rows = this.sql<
+      { version: string }[]
+    >`select version from storage.objects where version is not null`
     for await (const batch of rows.cursor(1000)) for (const { version } of batch) yield version
   }
 

@@ -80,22 +80,30 @@ function shownType(mimetype = 'application/octet-stream'): string {
 
 function attachment(name: string): string {
   if (name === '') return 'attachment;'
-  const encoded = encodeURIComponent(name).replaceAll(/['()*]/g, (sign) =>
-    `%${sign.charCodeAt(0).toString(16).toUpperCase()}`)
+  const encoded = encodeURIComponent(name).replaceAll(
+    /['()*]/g,
+    (sign) => `%${sign.charCodeAt(0).toString(16).toUpperCase()}`,
+  )
   return `attachment; filename=${encoded}; filename*=UTF-8''${encoded}`
 }
 
 function isKnown(request: IncomingMessage, eTag: string | undefined, modified: Date): boolean {
   const { 'if-none-match': tags, 'if-modified-since': since } = request.headers
   if (tags !== undefined) {
-    return tags.split(',').map((tag) => tag.trim().replace(/^W\//, '')).some((tag) => tag === '*' || tag === eTag)
+    return tags.split(',').map((tag) => tag.trim().replace(/^W\//, '')).some((tag) =>
+      tag === '*' || tag === eTag
+    )
   }
   // Without fractions of a second, as the header is.
   return since !== undefined && Math.floor(modified.getTime() / 1000) * 1000 <= Date.parse(since)
 }
 
 /** Null for the whole; several ranges at once are answered with the whole, as the standard allows. */
-function rangeOf(request: IncomingMessage, size: number, eTag?: string): { start: number; end: number } | null {
+function rangeOf(
+  request: IncomingMessage,
+  size: number,
+  eTag?: string,
+): { start: number; end: number } | null {
   const { range, 'if-range': onlyIf } = request.headers
   const [, first, last] = /^bytes=(\d*)-(\d*)$/.exec(range?.trim() ?? '') ?? []
   if (first === undefined || last === undefined || (first === '' && last === '')) return null

@@ -11,6 +11,9 @@ export interface Part {
 }
 
 const MAX_HEADER_BYTES = 16 * 1024
+const LINE_END = Buffer.from('\r\n')
+const HEADERS_END = Buffer.from('\r\n\r\n')
+const LAST = Buffer.from('--')
 
 /** Null for what is no multipart/form-data. */
 export function boundaryOf(contentType: string | undefined): string | null {
@@ -26,24 +29,29 @@ export function boundaryOf(contentType: string | undefined): string | null {
 export async function* partsOf(body: AsyncIterable<Uint8Array>, boundary: string): AsyncGenerator<Part> {
   const reader = new Reader(body)
   const delimiter = Buffer.from(`\r\n--${boundary}`)
-  // The first delimiter has no line before it; what stands before it means nothing.
-  reader.putBack(Buffer.from('\r\n'))
-  await drain(reader.until(delimiter))
-  for (;;) {
-    const afterDelimiter = await reader.take(2)
-    if (afterDelimiter.equals(Buffer.from('--'))) return await reader.finish()
-    if (!afterDelimiter.equals(Buffer.from('\r\n'))) throw malformed()
-    reader.putBack(afterDelimiter)
-    const headers = headersOf(await text(reader.until(Buffer.from('\r\n\r\n')), MAX_HEADER_BYTES))
-    const disposition = headers.get('content-disposition') ?? ''
-    const content = reader.until(delimiter)
-    yield {
-      name: /;\s*name="([^"]*)"/i.exec(disposition)?.[1] ?? '',
-      isFile: /;\s*filename\*?=/i.test(disposition),
-      contentType: headers.get('content-type') ?? null,
-      content,
+  try {
+    // The first delimiter has no line before it; what stands before it means nothing.
+    reader.putBack(LINE_END)
+    await drain(reader.until(delimiter))
+    for (;;) {
+      const afterDelimiter = await reader.take(2)
+      if (afterDelimiter.equals(LAST)) return await reader.skipRest()
+      if (!afterDelimiter.equals(LINE_END)) throw malformed()
+      reader.putBack(afterDelimiter)
+      const headers = headersOf(await text(reader.until(HEADERS_END), MAX_HEADER_BYTES))
+      const disposition = headers.get('content-disposition') ?? ''
+      const content = reader.until(delimiter)
+      yield {
+        name: /;\s*name="([^"]*)"/i.exec(disposition)?.[1] ?? '',
+        isFile: /;\s*filename\*?=/i.test(disposition),
+        contentType: headers.get('content-type') ?? null,
+        content,
+      }
+      await drain(content)
     }
-    await drain(content)
+  } finally {
+    // Lets go of the body, which somebody else may have to read to its end.
+    await reader.release()
   }
 }
 
@@ -100,8 +108,12 @@ class Reader {
   }
 
   /** What stands after the last delimiter means nothing, but has to be read. */
-  async finish(): Promise<void> {
-    while (!(await this.chunks.next()).done) this.buffer = Buffer.alloc(0)
+  async skipRest(): Promise<void> {
+    for (let next = await this.chunks.next(); !next.done;) next = await this.chunks.next()
+  }
+
+  async release(): Promise<void> {
+    await this.chunks.return?.()
   }
 
   private async more(): Promise<void> {

@@ -4,7 +4,8 @@ import { refusals } from './refusal.ts'
 
 // What S3 takes without ado, and therefore all that hosted Supabase takes: no letter beyond ASCII.
 const OBJECT_NAME = /^[A-Za-z0-9_/!.*'() &$=@;:+,?-]+$/
-const BUCKET_NAME = /^[A-Za-z0-9_!.*'()&$=@;:+,?-](?:[A-Za-z0-9_!.*'() &$=@;:+,?-]{0,98}[A-Za-z0-9_!.*'()&$=@;:+,?-])?$/
+const BUCKET_NAME =
+  /^[A-Za-z0-9_!.*'()&$=@;:+,?-](?:[A-Za-z0-9_!.*'() &$=@;:+,?-]{0,98}[A-Za-z0-9_!.*'()&$=@;:+,?-])?$/
 const LONGEST_OBJECT_NAME = 1024
 
 export function assertObjectName(name: string): void {

@@ -6,7 +6,14 @@ import type { Found } from './downloads.ts'
 import type { ObjectFiles } from './files.ts'
 import { assertObjectName } from './names.ts'
 import { refusals } from './refusal.ts'
-import { assertMayWrite, findBucket, keep, type ObjectMetadata, type UserMetadata } from './uploads.ts'
+import {
+  assertMayWrite,
+  findBucket,
+  keep,
+  lockName,
+  type ObjectMetadata,
+  type UserMetadata,
+} from './uploads.ts'
 
 interface Context {
   database: StorageDatabase
@@ -157,16 +164,23 @@ export async function listObjectsByPage(
       select p.*, case ${sortBy.column} when 'updated_at' then p.updated_at when 'created_at' then p.created_at end::text
         as instant
       from storage.search_v2(
-        ${prefix}, ${bucket}, ${limit + 1}, ${withDelimiter}, ${from?.after ?? ''}, ${sortBy.order}, ${sortBy.column},
+        ${prefix}, ${bucket}, ${limit + 1}, ${withDelimiter}, ${
+      from?.after ?? ''
+    }, ${sortBy.order}, ${sortBy.column},
         ${from?.instant ?? null}::text::timestamptz) p`)
   const page = rows.slice(0, limit)
   const last = page.at(-1)
   const hasNext = rows.length > limit
   return {
     hasNext,
-    ...(hasNext && last !== undefined ? { nextCursor: cursorFor({ after: last.key, instant: last.instant }) } : {}),
+    ...(hasNext && last !== undefined
+      ? { nextCursor: cursorFor({ after: last.key, instant: last.instant }) }
+      : {}),
     folders: page.filter(({ id }) => id === null).map(({ key }) => ({ key, name: key })),
-    objects: page.filter(({ id }) => id !== null).map(({ instant: _, ...row }) => ({ ...row, name: row.key })),
+    objects: page.filter(({ id }) => id !== null).map(({ instant: _, ...row }) => ({
+      ...row,
+      name: row.key,
+    })),
   }
 }
 
@@ -189,6 +203,7 @@ export async function moveObject({ database }: Context, caller: Caller, request:
   const bucket = destinationBucket ?? bucketId
   await findBucket(database, bucket)
   const { id } = await database.asCaller(caller, 'storage.object.move', async (sql) => {
+    await lockName(sql, bucket, destinationKey)
     const source = await select(sql, bucketId, sourceKey)
     const moved = await sql`
       update storage.objects set bucket_id = ${bucket}, name = ${destinationKey} where id = ${source.id}`
@@ -227,13 +242,25 @@ export async function copyObject(
     const version = source.version === null ? null : await files.copy(source.version)
     if (version === null) continue
     const id = await keep(context, target, { ...copy, version })
-    return { Id: id, Key: `${bucket}/${destinationKey}`, id, bucket_id: bucket, name: destinationKey, version }
+    return {
+      Id: id,
+      Key: `${bucket}/${destinationKey}`,
+      id,
+      bucket_id: bucket,
+      name: destinationKey,
+      version,
+    }
   }
   throw refusals.noSuchObject()
 }
 
 /** Answers with the objects that were removed; what the caller does not see or may not delete is passed over. */
-export async function removeObjects({ database, files }: Context, caller: Caller, bucket: string, names: string[]) {
+export async function removeObjects(
+  { database, files }: Context,
+  caller: Caller,
+  bucket: string,
+  names: string[],
+) {
   const removed = await database.asCaller(caller, 'storage.object.delete_many', (sql) =>
     sql<ObjectRow[]>`
       delete from storage.objects where bucket_id = ${bucket} and name = any(${names}::text[])

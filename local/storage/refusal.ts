@@ -38,22 +38,32 @@ export const refusals = {
   invalidSignature: () => new Refusal(400, 'InvalidSignature', 'Invalid signature'),
   tooLarge: (what = 'object') =>
     new Refusal(413, 'Payload too large', `The ${what} exceeded the maximum allowed size`),
-  invalidMimeType: (type: string) => new Refusal(415, 'invalid_mime_type', `mime type ${type} is not supported`),
+  invalidMimeType: (type: string) =>
+    new Refusal(415, 'invalid_mime_type', `mime type ${type} is not supported`),
   invalidRange: (size: number) =>
     new Refusal(416, 'InvalidRange', 'The requested range is not satisfiable', 416, {
       'content-range': `bytes */${size}`,
     }),
-  unavailable: () => new Refusal(503, 'Unavailable', 'The service is not available at the moment; try again.', 503),
+  unavailable: () =>
+    new Refusal(503, 'Unavailable', 'The service is not available at the moment; try again.', 503),
   notImplemented: (what: string) =>
     new Refusal(501, 'NotImplemented', `The local stack has no ${what}; a hosted project has.`, 501),
 }
 
+const BROKEN_CONNECTION = [
+  'CONNECTION_CLOSED',
+  'CONNECTION_DESTROYED',
+  'CONNECTION_ENDED',
+  'CONNECT_TIMEOUT',
+  'ECONNREFUSED',
+  'ECONNRESET',
+  'EPIPE',
+]
+
 /** What a failure of the database means to the caller; null when it means nothing to him. */
 export function refusalOf(error: unknown): Refusal | null {
   if (error instanceof Refusal) return error
-  if (hasCode(error, 'CONNECTION_CLOSED', 'CONNECTION_ENDED', 'CONNECTION_DESTROYED', 'CONNECT_TIMEOUT', 'ECONNREFUSED')) {
-    return refusals.unavailable()
-  }
+  if (hasCode(error, ...BROKEN_CONNECTION)) return refusals.unavailable()
   if (!(error instanceof postgres.PostgresError)) return null
   // Values that the database cannot take: a time that is none, a character that no text may hold.
   if (error.code.startsWith('22')) return refusals.invalidRequest(error.message)

@@ -107,7 +107,8 @@ export function routesOf(
     {
       method: 'POST',
       pattern: 'bucket',
-      answer: async ({ caller, body }) => buckets.createBucket(context, caller, await body(buckets.newBucket)),
+      answer: async ({ caller, body }) =>
+        buckets.createBucket(context, caller, await body(buckets.newBucket)),
     },
     {
       method: 'GET',
@@ -166,12 +167,22 @@ export function routesOf(
       method: 'POST',
       pattern: 'object/sign/:bucket',
       answer: async ({ caller, bucket, body }) => {
-        const { paths, expiresIn } = await body(signing.extend({ paths: z.array(z.string()).min(1).max(1000) }))
+        const { paths, expiresIn } = await body(
+          signing.extend({ paths: z.array(z.string()).min(1).max(1000) }),
+        )
         const visible = await objects.visibleNames(context, caller, bucket, paths)
         return paths.map((path) =>
           visible.has(path)
-            ? { error: null, path, signedURL: signedUrl(bucket, path, signer.forDownload(bucket, path, expiresIn)) }
-            : { error: 'Either the object does not exist or you do not have access to it', path, signedURL: null }
+            ? {
+              error: null,
+              path,
+              signedURL: signedUrl(bucket, path, signer.forDownload(bucket, path, expiresIn)),
+            }
+            : {
+              error: 'Either the object does not exist or you do not have access to it',
+              path,
+              signedURL: null,
+            }
         )
       },
     },
@@ -264,7 +275,11 @@ function signedUrl(bucket: string, name: string, token: string): string {
   return `/object/sign/${bucket}/${name}?token=${token}`
 }
 
-export function find(routes: Route[], method: string, path: string): { route: Route; bucket: string; name: string } {
+export function find(
+  routes: Route[],
+  method: string,
+  path: string,
+): { route: Route; bucket: string; name: string } {
   const parts = partsOf(path)
   for (const route of routes) {
     if (route.method !== method) continue

@@ -73,7 +73,10 @@ export async function upload(
 ): Promise<{ id: string }> {
   const bucket = await findBucket(database, target.bucket)
   assertObjectName(target.name)
-  const limit = Math.min(MAX_FILE_BYTES, bucket.file_size_limit === null ? Infinity : Number(bucket.file_size_limit))
+  const limit = Math.min(
+    MAX_FILE_BYTES,
+    bucket.file_size_limit === null ? Infinity : Number(bucket.file_size_limit),
+  )
   /** Everything that can be refused is, before a byte is taken. */
   const take = async (announced: Announcement, content: AsyncIterable<Uint8Array>): Promise<StoredFile> => {
     assertMimeType(announced.mimetype, bucket.allowed_mime_types)
@@ -112,8 +115,11 @@ export async function assertMayWrite(
   { metadata, userMetadata }: Omit<NewObject, 'version'>,
 ): Promise<void> {
   assertObjectName(target.name)
-  await database.tryAs(target.caller, target.operation, (sql) =>
-    write(sql, target, { metadata, userMetadata, version: randomUUID() }))
+  await database.tryAs(
+    target.caller,
+    target.operation,
+    (sql) => write(sql, target, { metadata, userMetadata, version: randomUUID() }),
+  )
 }
 
 /** Writes the row of a file that is there, and discards the file that it replaces; answers with the object's id. */
@@ -123,20 +129,25 @@ export async function keep(
   object: NewObject,
 ): Promise<string> {
   const kept = database.asOwner(async (sql) => {
-    // One writer at a time per name, so that of concurrent ones each knows whose file it replaces.
-    await sql`select pg_advisory_xact_lock(hashtextextended(${`storage:${target.bucket}/${target.name}`}, 0))`
+    await lockName(sql, target.bucket, target.name)
     const [replaced] = await sql<{ version: string | null }[]>`
       select version from storage.objects where bucket_id = ${target.bucket} and name = ${target.name} for update`
     await become(sql, target.caller, target.operation)
     return { id: await write(sql, target, object), replaced: replaced?.version ?? null }
   })
   const { id, replaced } = await kept.catch(async (error) => {
-    // Of a connection that broke off nobody knows whether it committed: the next start tells, and clears up.
-    if (refusalOf(error)?.status !== 503) await files.discard(object.version)
+    // When the connection breaks off nobody knows whether it had committed: the next start tells, and clears up.
+    const refusal = refusalOf(error)
+    if (refusal !== null && refusal.status !== 503) await files.discard(object.version)
     throw error
   })
   await files.discard(replaced)
   return id
+}
+
+/** One writer at a time per name, so that of concurrent ones each knows whose file it replaces. */
+export async function lockName(sql: Transaction, bucket: string, name: string): Promise<void> {
+  await sql`select pg_advisory_xact_lock(hashtextextended(${`storage:${bucket}/${name}`}, 0))`
 }
 
 async function write(
