@@ -162,7 +162,7 @@ export function startGraph(
     }
 
     const failing = orders.failureFor(phoneNumberId, 'messages', recipient)
-    fail(exchange, failing)
+    fail(failing)
     const { wroteLately, name } = await acquaintance(sql, number, recipient, now())
     if (!wroteLately && message.type !== 'template') throw new GraphError(131047)
 
@@ -330,15 +330,15 @@ export function startGraph(
 
   async function failOrWait(exchange: Exchange, phoneNumberId: string, operation: Operation): Promise<void> {
     const failing = orders.failureFor(phoneNumberId, operation)
-    fail(exchange, failing)
+    fail(failing)
     if (failing === 'accept_then_break') throw new Broken()
     if (typeof failing === 'object' && failing !== null && 'delay_ms' in failing) {
       await sleep(failing.delay_ms, undefined, { signal: closing.signal })
     }
   }
 
-  /** What was ordered for this call happens here, unless it only happens after the call has done its work. */
-  function fail(exchange: Exchange, failing: Failing | null): void {
+  /** What was ordered happens here, unless it only happens after the call has done its work. */
+  function fail(failing: Failing | null): void {
     if (failing === null || failing === 'accept_then_break') return
     if (failing === 'break') throw new Broken()
     if (failing === 'html_502') throw new BadGateway()
