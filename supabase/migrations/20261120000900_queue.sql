@@ -447,7 +447,8 @@ begin
       (
         select uuid_hash_extended(q.organization_id, 0), 1, false
         from public.message_queue q
-        where q.is_due and q.status in ('pending', 'failed') and uuid_hash_extended(q.organization_id, 0) > turn_begins
+        where q.is_due and q.status in ('pending', 'failed') and (job_types is null or q.job_type = any (job_types))
+          and uuid_hash_extended(q.organization_id, 0) > turn_begins
         order by uuid_hash_extended(q.organization_id, 0)
         limit 1
       )
@@ -455,7 +456,8 @@ begin
       (
         select uuid_hash_extended(q.organization_id, 0), 1, true
         from public.message_queue q
-        where q.is_due and q.status in ('pending', 'failed') and uuid_hash_extended(q.organization_id, 0) <= turn_begins
+        where q.is_due and q.status in ('pending', 'failed') and (job_types is null or q.job_type = any (job_types))
+          and uuid_hash_extended(q.organization_id, 0) <= turn_begins
         order by uuid_hash_extended(q.organization_id, 0)
         limit 1
       )
@@ -470,6 +472,7 @@ begin
         from public.message_queue q
         where q.is_due
           and q.status in ('pending', 'failed')
+          and (job_types is null or q.job_type = any (job_types))
           and uuid_hash_extended(q.organization_id, 0) > t.place
           and uuid_hash_extended(q.organization_id, 0)
             <= case when t.is_second_half then turn_begins else 9223372036854775807 end
@@ -483,6 +486,7 @@ begin
         where not t.is_second_half
           and q.is_due
           and q.status in ('pending', 'failed')
+          and (job_types is null or q.job_type = any (job_types))
           and uuid_hash_extended(q.organization_id, 0) <= turn_begins
         order by uuid_hash_extended(q.organization_id, 0)
         limit 1
@@ -690,20 +694,26 @@ comment on function public.fail_jobs(jsonb) is
   'Ends attempts [{organization_id, id, fencing_token, error, retry_at, is_permanent}] that failed: each job waits for its next one (at retry_at, else with exponential backoff), or is dead after its last or when is_permanent. Answers those that the caller still held. Secret key only.';
 grant execute on function public.fail_jobs(jsonb) to service_role;
 
-create function private.require_held(job public.message_queue)
+create function private.ended_job(organization_id uuid, id uuid, was_held boolean)
 returns public.message_queue
 language plpgsql
 volatile
 set search_path = ''
 as $$
+declare
+  job public.message_queue;
 begin
-  if job.id is null then
+  if not was_held then
     perform private.raise_error('BL301', 'lease_lost', 'The job is not held with this fencing token any more');
   end if;
+  select q.* into job
+  from public.message_queue q
+  where q.organization_id = ended_job.organization_id and q.id = ended_job.id;
   return job;
 end;
 $$;
-comment on function private.require_held(public.message_queue) is 'The job; or error lease_lost when there is none.';
+comment on function private.ended_job(uuid, uuid, boolean) is 'The job as it is now; or error lease_lost when it was not the caller''s.';
+grant execute on function private.ended_job(uuid, uuid, boolean) to service_role;
 
 create function private.hold_job(job jsonb)
 returns public.message_queue
@@ -721,7 +731,10 @@ begin
     and q.status = 'processing'
     and q.fencing_token = (job ->> 'fencing_token')::bigint
   for update;
-  return private.require_held(held);
+  if not found then
+    perform private.raise_error('BL301', 'lease_lost', 'The job is not held with this fencing token any more');
+  end if;
+  return held;
 end;
 $$;
 comment on function private.hold_job(jsonb) is
@@ -734,14 +747,10 @@ volatile
 security definer -- the queue is written through its functions only
 set search_path = ''
 as $$
-declare
-  job public.message_queue;
 begin
-  select q.* into job
-  from private.complete_jobs(jsonb_build_array(jsonb_build_object(
-    'organization_id', organization_id, 'id', id, 'fencing_token', fencing_token))) c
-  join public.message_queue q on q.organization_id = c.organization_id and q.id = c.id;
-  return private.require_held(job);
+  perform from private.complete_jobs(jsonb_build_array(jsonb_build_object(
+    'organization_id', organization_id, 'id', id, 'fencing_token', fencing_token)));
+  return private.ended_job(organization_id, id, found);
 end;
 $$;
 comment on function private.complete_job(uuid, uuid, bigint) is 'See public.complete_job().';
@@ -775,15 +784,11 @@ volatile
 security definer -- the queue is written through its functions only
 set search_path = ''
 as $$
-declare
-  job public.message_queue;
 begin
-  select q.* into job
-  from private.fail_jobs(jsonb_build_array(jsonb_build_object(
+  perform from private.fail_jobs(jsonb_build_array(jsonb_build_object(
     'organization_id', organization_id, 'id', id, 'fencing_token', fencing_token,
-    'error', error, 'retry_at', retry_at, 'is_permanent', is_permanent))) f
-  join public.message_queue q on q.organization_id = f.organization_id and q.id = f.id;
-  return private.require_held(job);
+    'error', error, 'retry_at', retry_at, 'is_permanent', is_permanent)));
+  return private.ended_job(organization_id, id, found);
 end;
 $$;
 comment on function private.fail_job(uuid, uuid, bigint, text, timestamptz, boolean) is 'See public.fail_job().';
@@ -817,8 +822,6 @@ volatile
 security definer -- the queue is written through its functions only
 set search_path = ''
 as $$
-declare
-  job public.message_queue;
 begin
   update public.message_queue q
   set status = 'pending',
@@ -831,9 +834,8 @@ begin
   where q.organization_id = postpone_job.organization_id
     and q.id = postpone_job.id
     and q.status = 'processing'
-    and q.fencing_token = postpone_job.fencing_token
-  returning q.* into job;
-  return private.require_held(job);
+    and q.fencing_token = postpone_job.fencing_token;
+  return private.ended_job(organization_id, id, found);
 end;
 $$;
 comment on function private.postpone_job(uuid, uuid, bigint, timestamptz, text) is 'See public.postpone_job().';
@@ -907,20 +909,15 @@ language plpgsql
 volatile
 set search_path = ''
 as $$
-declare
-  job public.message_queue;
 begin
-  select q.* into job
-  from private.extend_leases(jsonb_build_array(jsonb_build_object(
-    'organization_id', organization_id, 'id', id, 'fencing_token', fencing_token)), lease) x
-  join public.message_queue q on q.organization_id = x.organization_id and q.id = x.id;
-  return private.require_held(job);
+  perform from private.extend_leases(jsonb_build_array(jsonb_build_object(
+    'organization_id', organization_id, 'id', id, 'fencing_token', fencing_token)), lease);
+  return private.ended_job(organization_id, id, found);
 end;
 $$;
 comment on function public.extend_lease(uuid, uuid, bigint, interval) is
   'A longer lease for one job. Secret key only. Errors: lease_lost.';
 grant execute on function public.extend_lease(uuid, uuid, bigint, interval) to service_role;
-grant execute on function private.require_held(public.message_queue) to service_role;
 
 -- Dead letters ----------------------------------------------------------------------------------------------------
 
