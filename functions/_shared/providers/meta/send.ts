@@ -1,7 +1,6 @@
 // Sending through the Cloud API. It has no idempotency key: whether a call was made, and what came of it, is all that
 // keeps a message from being sent twice. Our own id travels along and comes back with every status.
 import { z } from 'zod'
-import type { ApiCall } from '../../redact.ts'
 import type { Credentials, OutboundMessage, SendOutcome, SendResult } from '../outbound-message.ts'
 import type { Graph, GraphAnswer } from './graph.ts'
 import { graphError, resultOf } from './graph-errors.ts'
@@ -34,9 +33,8 @@ export async function send(
     timeoutMs,
     signal,
   })
-  return { ...understood(answer, message, accessToken, now()), api_call: answer.call } satisfies
-    & SendResult
-    & { api_call: ApiCall }
+  const result = understood(answer, message, accessToken, now())
+  return { ...result, api_call: { ...answer.call, success: result.result === 'accepted' } }
 }
 
 function understood(
