@@ -59,7 +59,8 @@ begin
     job.organization_id, c.service, c.endpoint, c.method, coalesce(c.request_data, '{}'),
     case jsonb_typeof(c.response_data) when 'object' then c.response_data end,
     c.status_code, c.response_time_ms, c.success, job.id
-  from jsonb_to_recordset(case jsonb_typeof(calls) when 'array' then calls else '[]' end) as c (
+  -- A job may have ended without a call.
+  from jsonb_to_recordset(jsonb_path_query_array(coalesce(calls, '[]'), '$[*] ? (@.type() == "object")')) as c (
     service text, endpoint text, method text, request_data jsonb, response_data jsonb, status_code int,
     response_time_ms int, success boolean
   );

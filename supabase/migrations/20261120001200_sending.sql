@@ -110,7 +110,7 @@ begin
         'payload.id', 'Each option has an id of its own');
     when 'template' then
       perform private.require_sendable(
-        payload ->> 'name' ~ '^[a-z0-9_]{1,512}$' and payload ->> 'language' ~ '^[a-z]{2,3}(_[A-Z]{2,3})?$',
+        payload ->> 'name' ~ '^[a-z0-9_]+$' and length(payload ->> 'name') <= 512 and payload ->> 'language' ~ '^[a-z]{2,3}(_[A-Z]{2,3})?$',
         'payload.name', 'payload has the template''s name and language, such as pt_BR');
       perform private.require_sendable(
         coalesce(jsonb_typeof(payload -> 'components'), 'array') = 'array', 'payload.components', 'payload.components is a list');
@@ -593,7 +593,7 @@ begin
   if result is null or result not in ('accepted', 'retry', 'failed', 'stopped', 'unknown') then
     perform private.raise_error('BL305', 'invalid_outcome', 'No such result of a job', jsonb_build_object('result', result));
   end if;
-  perform private.log_api_calls(held, jsonb_build_array(outcome -> 'api_call') - 'null');
+  perform private.log_api_calls(held, jsonb_build_array(outcome -> 'api_call'));
   message := private.lock_message_of(held);
   if message.id is null then
     return private.end_job(held, 'message_gone');

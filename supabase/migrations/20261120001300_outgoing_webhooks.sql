@@ -731,7 +731,7 @@ begin
   if result is null or result not in ('delivered', 'retry', 'exhausted', 'gone') then
     perform private.raise_error('BL305', 'invalid_outcome', 'No such result of a job', jsonb_build_object('result', result));
   end if;
-  perform private.log_api_calls(held, jsonb_build_array(outcome -> 'api_call') - 'null');
+  perform private.log_api_calls(held, jsonb_build_array(outcome -> 'api_call'));
   update public.webhook_deliveries d
   set status = case result when 'delivered' then 'delivered' when 'retry' then 'failed' else 'dead' end::public.webhook_delivery_status,
       next_attempt_at = case result when 'retry' then (outcome ->> 'next_attempt_at')::timestamptz end,

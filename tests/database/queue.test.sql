@@ -1,5 +1,7 @@
 -- Jobs are claimed once, ended by their holder only, in the order of their key, and every tenant has its turn.
 begin;
+-- What this story defines may run as anyone; rolled back with the rest.
+alter default privileges grant execute on functions to public;
 select plan(48);
 
 select tests.a_tenant('clinic');
@@ -41,6 +43,7 @@ language sql
 as $$ select coalesce(array_agg(c.id order by c.position), '{}') from public.claim_jobs('a worker', batch_size, job_types, '1 minute') c $$;
 
 create temporary table jobs (name text primary key, id uuid);
+grant select on jobs to authenticated;
 
 -- One job's life ------------------------------------------------------------------------------------------------
 insert into jobs values ('first', pg_temp.enqueue('clinic'));
@@ -102,10 +105,7 @@ select cmp_ok(private.retry_backoff(1), '<', interval '7 seconds', 'the first wa
 select ok(private.retry_backoff(60) between interval '48 minutes' and interval '72 minutes', 'the longest an hour, a fifth more or less');
 
 select tests.authenticate_as(tests.the('clinic', 'attendant_id'));
-select throws_ok($$ select public.redrive_job((select id from jobs where name = 'hopeless')) $$, '42501', null, 'an attendant does not see the jobs');
-select tests.authenticate_as_nobody();
-grant select on jobs to authenticated;
-select tests.authenticate_as(tests.the('clinic', 'attendant_id'));
+select is_empty('select from public.message_queue', 'an attendant does not see the jobs');
 select throws_ok($$ select public.redrive_job((select id from jobs where name = 'hopeless')) $$, 'BL002', null, 'and may not redrive one');
 select tests.authenticate_as(tests.the('petshop', 'owner_id'));
 select throws_ok($$ select public.redrive_job((select id from jobs where name = 'hopeless')) $$, 'BL302', null, 'for another organization there is none');
