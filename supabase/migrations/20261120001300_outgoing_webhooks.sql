@@ -652,7 +652,7 @@ begin
     where d.organization_id = delivery.organization_id and d.id = delivery.id;
     return private.end_job(held, 'endpoint_disabled');
   end if;
-  select jsonb_agg(s.secret order by s.created_at desc) into secrets
+  select jsonb_agg(s.secret order by s.id desc) into secrets
   from private.webhook_endpoint_secrets s
   where s.organization_id = endpoint.organization_id
     and s.endpoint_id = endpoint.id
@@ -696,19 +696,14 @@ set search_path = ''
 as $$
 begin
   update public.webhook_endpoints e
-  set consecutive_failures = e.consecutive_failures + 1,
-      failing_since = coalesce(e.failing_since, now()),
-      is_active = e.is_active and not (is_gone or e.failing_since < now() - interval '5 days'),
-      disabled_at = case
-        when e.is_active and (is_gone or e.failing_since < now() - interval '5 days') then now()
-        else e.disabled_at
-      end,
-      disabled_reason = case
-        when e.is_active and is_gone then 'gone'
-        when e.is_active and e.failing_since < now() - interval '5 days' then 'failing'
-        else e.disabled_reason
-      end
+  set consecutive_failures = e.consecutive_failures + 1, failing_since = coalesce(e.failing_since, now())
   where e.organization_id = delivery.organization_id and e.id = delivery.endpoint_id;
+  update public.webhook_endpoints e
+  set is_active = false, disabled_at = now(), disabled_reason = case when is_gone then 'gone' else 'failing' end
+  where e.organization_id = delivery.organization_id
+    and e.id = delivery.endpoint_id
+    and e.is_active
+    and (is_gone or e.failing_since < now() - interval '5 days');
 end;
 $$;
 comment on function private.note_endpoint_failure(public.webhook_deliveries, boolean) is

@@ -98,7 +98,7 @@ declare
   hours int[];
   days int[];
   months int[];
-  weekdays int[];
+  weekdays int[]; -- Sunday is 0 and 7; here 7
   day date;
   time_of_day interval;
 begin
@@ -113,8 +113,7 @@ begin
     perform private.raise_error('BL321', 'invalid_schedule', 'Not a cron expression of five fields',
       jsonb_build_object('expression', expression));
   end if;
-  -- Sunday is 0 and 7.
-  weekdays := weekdays || case when 7 = any (weekdays) then 0 end || case when 0 = any (weekdays) then 7 end;
+  weekdays := array_replace(weekdays, 0, 7);
 
   for age in 0..(9 * 366) loop
     day := moment::date - age;
