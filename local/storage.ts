@@ -1,5 +1,5 @@
-// The storage server: /storage/v1 of a Supabase project inside our own process, as far as supabase-js uses it. Rows lie in
-// schema storage, where policies decide (storage.sql); bytes lie in files below the data directory.
+// The storage server: /storage/v1 of a Supabase project inside our own process, as far as supabase-js uses it. Rows lie
+// in schema storage, where policies decide (storage.sql); bytes lie in files below the data directory.
 //
 // It is connected as supabase_storage_admin, which owns the tables and may become any of the API's roles.
 

@@ -78,6 +78,8 @@ export function refusalOf(error: unknown): Refusal | null {
       return refusals.alreadyExists()
     case '23503':
       return new Refusal(404, 'InvalidRequest', 'The related resource does not exist')
+    case '40001':
+    case '40P01':
     case '55P03':
       return new Refusal(423, 'ResourceLocked', 'The resource is locked')
     case '57014':

@@ -77,6 +77,7 @@ export async function upload(
     MAX_FILE_BYTES,
     bucket.file_size_limit === null ? Infinity : Number(bucket.file_size_limit),
   )
+  let taken: StoredFile | null = null
   /** Everything that can be refused is, before a byte is taken. */
   const take = async (announced: Announcement, content: AsyncIterable<Uint8Array>): Promise<StoredFile> => {
     assertMimeType(announced.mimetype, bucket.allowed_mime_types)
@@ -88,9 +89,13 @@ export async function upload(
       },
       userMetadata: announced.userMetadata,
     })
-    return await files.receive(content, limit)
+    return (taken = await files.receive(content, limit))
   }
-  const { file, announced } = await takeBody(request, take)
+  const { file, announced } = await takeBody(request, take).catch(async (error) => {
+    // A form may turn out to be wrong after its file.
+    await files.discard(taken?.version ?? null)
+    throw error
+  })
   const { mimetype, cacheControl, userMetadata } = announced
   const id = await keep({ database, files }, target, {
     version: file.version,

@@ -1,10 +1,10 @@
-// What the local Storage claims: supabase-js works on it as on a hosted project, policies decide, and no file and no row is
-// ever without the other.
+// What the local Storage claims: supabase-js works on it as on a hosted project, policies decide, and no file and no row
+// is ever without the other.
 
 import { createHash, randomBytes, randomUUID } from 'node:crypto'
 import { mkdirSync, readdirSync, readFileSync, writeFileSync } from 'node:fs'
 import { request as send } from 'node:http'
-import { dirname, join } from 'node:path'
+import { join } from 'node:path'
 import { createClient } from '@supabase/supabase-js'
 import postgres from 'postgres'
 import { afterAll, afterEach, beforeAll, describe, expect, test } from 'vitest'
@@ -69,7 +69,8 @@ afterAll(async () => {
 /** Viewers read what lies in their organization's folder, attendants do all else. */
 function policies(): string {
   const inFolderOf = (role: string) =>
-    `bucket_id in ('${CABINET}', '${TRAY}') and (storage.foldername(name))[1] = any ((select private.member_organizations('${role}'))::text[])`
+    `bucket_id in ('${CABINET}', '${TRAY}')
+      and (storage.foldername(name))[1] = any ((select private.member_organizations('${role}'))::text[])`
   return `
     create policy "${mark} read" on storage.objects for select to authenticated using (${inFolderOf('viewer')});
     create policy "${mark} add" on storage.objects for insert to authenticated with check (${inFolderOf('attendant')});
@@ -127,8 +128,12 @@ function filesIn(dataDir: string): string[] {
 }
 
 afterEach(async () => {
-  const { files, rows } = await filesAndRows(backend.dataDir, admin)
-  expect(files).toEqual(rows)
+  const isTidy = async () => {
+    const { files, rows } = await filesAndRows(backend.dataDir, admin)
+    return files.join() === rows.join()
+  }
+  // What the stack's own worker stores at this moment is allowed to be half done.
+  await eventually(isTidy, 5000)
 })
 
 // -----------------------------------------------------------------------------------------------------------------------
@@ -368,7 +373,7 @@ describe('policies decide', () => {
     expect(await contentOf(asViewerOf(clinic), path)).toBe('laudo')
   })
 
-  test('buckets are the platform’s', async () => {
+  test('buckets are made and changed by the platform only', async () => {
     const name = `own-${randomUUID()}`
     const member = asOwnerOf(clinic).storage
     expect(await refusal(member.createBucket(name))).toBe('403')
@@ -582,35 +587,40 @@ describe('what is refused', () => {
     expect(await refusal(of(platform).copy(from, key))).toBe('400')
   })
 
-  test('paths, bodies and headers that make no sense', async () => {
-    const json = { 'content-type': 'application/json' }
-    const statusOf = async (path: string, options: Parameters<typeof rawRequest>[1]) => {
-      const { status, body } = await rawRequest(path, options)
-      return [status, JSON.parse(body).statusCode]
-    }
-    expect(await statusOf('/nothing', {})).toEqual([404, '404'])
-    expect(await statusOf('/object', { method: 'POST' })).toEqual([404, '404'])
-    expect(await statusOf(`/object/${CABINET}/%E0%A4%A`, {})).toEqual([400, '400'])
-    expect(await statusOf(`/object/list/${CABINET}`, { method: 'POST', headers: json, body: '{' })).toEqual([
-      400,
-      '400',
-    ])
-    expect(await statusOf(`/object/list/${CABINET}`, { method: 'POST', headers: json, body: '{"limit":0}' })).toEqual([
-      400,
-      '400',
-    ])
-    expect(await statusOf(`/object/list/${CABINET}`, { method: 'POST', headers: json, body: '{"prefix":"\\u0000"}' }))
-      .toEqual([400, '400'])
-    expect(await statusOf(`/object/${CABINET}`, { method: 'DELETE', headers: json, body: '{"prefixes":[]}' })).toEqual([
-      400,
-      '400',
-    ])
-    const form = { 'content-type': 'multipart/form-data; boundary=x' }
-    for (const body of ['', '--x', '--x\r\ncontent-disposition: form-data; name=""; filename="a"\r\n\r\nhalf a fi']) {
-      expect(await statusOf(`/object/${CABINET}/a`, { method: 'POST', headers: form, body })).toEqual([400, '400'])
-    }
-    expect(await statusOf(`/object/${CABINET}/a`, { method: 'POST', headers: { 'x-metadata': 'W10=' }, body: 'x' }))
-      .toEqual([400, '400'])
+  const json = { 'content-type': 'application/json' }
+  const form = { 'content-type': 'multipart/form-data; boundary=x' }
+  const file = '--x\r\ncontent-disposition: form-data; name=""; filename="a"\r\n\r\n'
+  const metadata = '\r\n--x\r\ncontent-disposition: form-data; name="metadata"\r\n\r\n[]\r\n--x--\r\n'
+  test.each<[string, number, string, Parameters<typeof rawRequest>[1]]>([
+    ['a path that is none', 404, '/nothing', {}],
+    ['a method that is none', 404, '/object', { method: 'POST' }],
+    ['a path that is not encoded', 400, `/object/${CABINET}/%E0%A4%A`, {}],
+    ['half of some JSON', 400, `/object/list/${CABINET}`, { method: 'POST', headers: json, body: '{' }],
+    ['a limit of nothing', 400, `/object/list/${CABINET}`, { method: 'POST', headers: json, body: '{"limit":0}' }],
+    ['a NUL', 400, `/object/list/${CABINET}`, { method: 'POST', headers: json, body: '{"prefix":"\\u0000"}' }],
+    ['no names', 400, `/object/${CABINET}`, { method: 'DELETE', headers: json, body: '{"prefixes":[]}' }],
+    ['metadata that is a list', 400, `/object/${CABINET}/a`, {
+      method: 'POST',
+      headers: { 'x-metadata': 'W10=' },
+      body: 'x',
+    }],
+    ['an empty form', 400, `/object/${CABINET}/a`, { method: 'POST', headers: form }],
+    ['the beginning of a form', 400, `/object/${CABINET}/a`, { method: 'POST', headers: form, body: '--x' }],
+    ['half of a file', 400, `/object/${CABINET}/a`, { method: 'POST', headers: form, body: `${file}half a fi` }],
+    ['a form without an end', 400, `/object/${CABINET}/a`, {
+      method: 'POST',
+      headers: form,
+      body: `${file}all\r\n--x`,
+    }],
+    ['bad metadata after a file', 400, `/object/${CABINET}/a`, {
+      method: 'POST',
+      headers: form,
+      body: `${file}all${metadata}`,
+    }],
+  ])('%s', async (_what, status, path, options) => {
+    const answer = await rawRequest(path, options)
+    expect([answer.status, JSON.parse(answer.body).statusCode]).toEqual([status, String(status)])
+    expect(await of(platform).exists('a')).toMatchObject({ data: false })
   })
 
   test.each(['/render/image/authenticated/x/y', '/upload/resumable', '/s3/x', '/vector/x', '/cdn/x'])(
@@ -734,7 +744,7 @@ test('an upload that breaks off leaves what was there', async () => {
 })
 
 describe('a stack of its own', () => {
-  test('after kill -9 in the middle of uploads each row has its file, each file its row, and what was stored is there', async () => {
+  test('after kill -9 in the middle of uploads each row has its file, and each file its row', async () => {
     const { path: dataDir, remove } = temporaryDataDir()
     try {
       const first = await startCommand(dataDir)
