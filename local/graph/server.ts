@@ -234,7 +234,7 @@ export function startGraph(
     exchange.call.phone_number_id = phoneNumberId
     const body = await bodyOf(exchange.request, UPLOAD_LIMIT + JSON_LIMIT)
     await authorized(exchange, phoneNumberId)
-    await failOrWait(exchange, phoneNumberId, 'upload')
+    await failOrWait(phoneNumberId, 'upload')
     const { mimeType, bytes } = await uploadedFile(body, exchange.request.headers['content-type'])
     reply(exchange, 200, { id: media.add(phoneNumberId, mimeType, { bytes }).id })
   }
@@ -262,7 +262,7 @@ export function startGraph(
     exchange.call.operation = operation
     exchange.call.phone_number_id = file.phoneNumberId
     await authorized(exchange, file.phoneNumberId)
-    await failOrWait(exchange, file.phoneNumberId, operation)
+    await failOrWait(file.phoneNumberId, operation)
     // Asked whether it belongs to a certain number.
     const asked = query.get('phone_number_id')
     if (asked !== null && asked !== file.phoneNumberId) throw noSuchObject(id, exchange.call.method)
@@ -277,7 +277,7 @@ export function startGraph(
     if (file === undefined) throw new GraphError(100, { status: 404, subcode: 33, message: 'The URL has expired.' })
     call.phone_number_id = file.phoneNumberId
     await authorized(exchange, file.phoneNumberId)
-    await failOrWait(exchange, file.phoneNumberId, 'download')
+    await failOrWait(file.phoneNumberId, 'download')
     call.status = 200
     response.writeHead(200, { 'content-type': file.mimeType, 'content-length': file.size })
     for (const chunk of file.chunks()) {
@@ -293,7 +293,7 @@ export function startGraph(
     exchange.call.operation = 'number'
     exchange.call.phone_number_id = id
     const number = await authorized(exchange, id)
-    await failOrWait(exchange, id, 'number')
+    await failOrWait(id, 'number')
     const known: Record<string, unknown> = {
       verified_name: number.name,
       code_verification_status: 'VERIFIED',
@@ -328,7 +328,7 @@ export function startGraph(
     return number
   }
 
-  async function failOrWait(exchange: Exchange, phoneNumberId: string, operation: Operation): Promise<void> {
+  async function failOrWait(phoneNumberId: string, operation: Operation): Promise<void> {
     const failing = orders.failureFor(phoneNumberId, operation)
     fail(failing)
     if (failing === 'accept_then_break') throw new Broken()

@@ -3,7 +3,7 @@
 import { randomUUID } from 'node:crypto'
 import { existsSync, mkdtempSync, readFileSync, rmSync } from 'node:fs'
 import { createServer, type ServerResponse } from 'node:http'
-import type { AddressInfo } from 'node:net'
+import { type AddressInfo, createServer as createTcpServer } from 'node:net'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import postgres from 'postgres'
@@ -213,6 +213,21 @@ test('a hurried stop does not wait', async () => {
   hurry.abort()
   await ticker.stop()
   await eventually(() => functions.held?.every((response) => response.destroyed) ?? false)
+})
+
+test.each([
+  ['refuses', () => 'postgresql://supabase_admin@127.0.0.1:1/postgres'],
+  ['says nothing', async () => {
+    const server = createTcpServer()
+    await new Promise<void>((resolve) => server.listen(0, '127.0.0.1', resolve))
+    onTestFinished(() => void server.close())
+    return `postgresql://supabase_admin@127.0.0.1:${(server.address() as AddressInfo).port}/postgres`
+  }],
+])('a database that %s holds up neither a stop nor anything else', async (_how, address) => {
+  const functions = await functionsThat('answer')
+  const { ticker } = tickerOn(functions, { databaseUrl: await address() })
+  await ticker.stop()
+  expect(functions.called).toEqual({ 'cron-refresh': 0, 'queue-worker': 0 })
 })
 
 test('on a stack: it listens again after Postgres was killed, and can be switched off', async () => {
