@@ -104,9 +104,10 @@ function unavailable(): never {
 }
 
 async function bodyOf(request: Request): Promise<z.output<typeof requestBody>> {
-  requireJsonType(request)
   const bytes = await readBytes(request, BODY_LIMIT)
-  const read = requestBody.safeParse(bytes.byteLength === 0 ? {} : parseJson(bytes))
+  if (bytes.byteLength === 0) return {}
+  requireJsonType(request)
+  const read = requestBody.safeParse(parseJson(bytes))
   if (read.success) return read.data
   const [issue] = read.error.issues
   throw new HttpError(
