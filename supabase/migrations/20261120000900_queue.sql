@@ -970,7 +970,9 @@ begin
   perform private.require_role(organization_id, 'admin');
   select q.* into job
   from public.message_queue q
-  where q.organization_id = redrive_job.organization_id and q.id = redrive_job.id and q.status = 'dead';
+  where q.organization_id = redrive_job.organization_id and q.id = redrive_job.id and q.status = 'dead'
+  -- Rows before keys, as everybody else: redrive_jobs() may be at it too.
+  for update;
   if not found then
     perform private.raise_error('BL302', 'job_not_found', 'This organization has no such dead job');
   end if;
