@@ -14,12 +14,15 @@ import { apiCall, safeText } from '../_shared/redact.ts'
 import type { Rpc } from '../_shared/rpc.ts'
 import type { SecretBox } from '../_shared/secrets.ts'
 import { claimOf, type JobType } from './job.ts'
+import { patientRpc, type Pause, pause as realPause } from './patient-rpc.ts'
 import { nextAttempt } from './retry-schedule.ts'
 
 // From the name server's answer to the last byte that we read.
 const TIMEOUT_MS = 15_000
 // Of an answer that refuses: enough to see why, however much there is.
 const EXCERPT_BYTES = 4096
+// An outcome that the database never hears of is an event that the receiver gets again.
+const FINISH_PAUSES = [200, 1_000, 3_000]
 
 export interface Dependencies {
   rpc: Rpc
@@ -29,6 +32,7 @@ export interface Dependencies {
   random: () => number
   allowLoopback: boolean
   timeoutMs?: number
+  pause?: Pause
 }
 
 const payloadSchema = z.object({ delivery_id: z.guid() })
@@ -44,7 +48,7 @@ const deliverySchema = z.object({
 })
 
 const begun = z.discriminatedUnion('action', [
-  z.object({ action: z.literal('done'), reason: z.string().optional() }),
+  z.object({ action: z.literal('done'), reason: z.string().nullish() }),
   z.object({
     action: z.literal('deliver'),
     delivery: deliverySchema,
@@ -74,8 +78,10 @@ interface Failure {
 }
 
 export function deliverWebhook(
-  { rpc, secrets, resolve, fetch, random, allowLoopback, timeoutMs = TIMEOUT_MS }: Dependencies,
+  { rpc, secrets, resolve, fetch, random, allowLoopback, timeoutMs = TIMEOUT_MS, pause = realPause }:
+    Dependencies,
 ): JobType<typeof payloadSchema> {
+  const patient = patientRpc(rpc, { pauses: FINISH_PAUSES, pause })
   return {
     schema: payloadSchema,
     // Beside the exchange itself the database is asked twice.
@@ -100,7 +106,7 @@ export function deliverWebhook(
       const response_ms = Math.round(performance.now() - startedAt)
 
       const outcome = outcomeOf(attempt, delivery, now())
-      await rpc('finish_delivery', {
+      await patient('finish_delivery', {
         job: claim,
         outcome: { ...outcome, response_ms, api_call: callOf(attempt, url, delivery, body, response_ms) },
       })

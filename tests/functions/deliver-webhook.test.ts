@@ -3,9 +3,10 @@
 import assert from 'node:assert/strict'
 import { Webhook } from 'standardwebhooks'
 import type { Resolve } from '../../functions/_shared/public-address.ts'
+import { RpcError } from '../../functions/_shared/rpc.ts'
 import { createSecretBox } from '../../functions/_shared/secrets.ts'
 import { deliverWebhook } from '../../functions/queue-worker/deliver-webhook.ts'
-import type { Job } from '../../functions/queue-worker/job.ts'
+import { isLeaseLost, type Job } from '../../functions/queue-worker/job.ts'
 import { CLINIC, recordedLog, recordedRpc, secretBox } from './support.ts'
 
 const DELIVERY = '0193f2b4-0000-7000-8000-00000000de11'
@@ -79,6 +80,8 @@ interface Options {
   timeoutMs?: number
   signal?: AbortSignal
   onFinish?: () => unknown
+  /** How often the end is told, all the same. */
+  finishes?: number
   fetch?: (url: URL, init: RequestInit) => Promise<Response>
 }
 
@@ -97,6 +100,7 @@ async function deliver(url: string, options: Options = {}) {
     timeoutMs = 10_000,
     signal = new AbortController().signal,
     onFinish = () => ({}),
+    finishes = 1,
   } = options
   const box = await secretBox()
   const place = { organizationId: CLINIC, purpose: 'webhook_endpoint.secret' } as const
@@ -126,13 +130,14 @@ async function deliver(url: string, options: Options = {}) {
     random: () => 0.5,
     allowLoopback,
     timeoutMs,
+    pause: () => Promise.resolve(),
   })
   const ended = await jobType.handle(JOB, { signal, now: () => now, log })
   const [begin, finish, ...others] = calls
   assert.deepEqual(begin, { name: 'begin_delivery', args: { job: CLAIM } })
   assert.equal(finish?.name, 'finish_delivery')
   assert.deepEqual(finish.args['job'], CLAIM)
-  assert.deepEqual(others, [])
+  assert.deepEqual(others, Array(finishes - 1).fill(finish))
   const outcome = finish.args['outcome']
   assert.ok(typeof outcome === 'object' && outcome !== null)
   const { response_ms, api_call, ...rest } = { response_ms: null, api_call: undefined, ...outcome }
@@ -590,11 +595,38 @@ Deno.test('whose lease is lost breaks off and tells nothing', async () => {
   })
 })
 
-Deno.test('when the end cannot be told the job fails, and comes back', async () => {
+Deno.test('while the database is away its end is told again; the receiver is not called again', async () => {
+  await withReceiver(() => new Response(), async ({ url, received }) => {
+    const answers = [
+      new RpcError(0, '', 'fetch failed', null),
+      new RpcError(503, 'PGRST001', 'away', null),
+      null,
+    ]
+    const { ended } = await deliver(url, {
+      onFinish: () => {
+        const error = answers.shift()
+        if (error) throw error
+        return {}
+      },
+      finishes: 3,
+    })
+    assert.deepEqual(ended, { kind: 'ended', result: 'delivered' })
+    assert.equal(received.length, 1)
+  })
+})
+
+Deno.test('when the end cannot be told the job fails, and comes back; a lost lease is told at once', async () => {
   await withReceiver(() => new Response(), async ({ url }) => {
-    const away = () => {
-      throw new Error('the Data API is away')
+    let tries = 0
+    const failing = (error: Error) => () => {
+      tries += 1
+      throw error
     }
-    await assert.rejects(deliver(url, { onFinish: away }), /Data API is away/)
+    const away = failing(new RpcError(503, 'PGRST001', 'away', null))
+    await assert.rejects(deliver(url, { onFinish: away }), /away/)
+    assert.equal(tries, 4)
+    const lost = failing(new RpcError(400, 'BL301', 'not held', 'lease_lost'))
+    await assert.rejects(deliver(url, { onFinish: lost }), isLeaseLost)
+    assert.equal(tries, 5)
   })
 })
