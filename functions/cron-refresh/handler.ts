@@ -1,5 +1,6 @@
 // The clock's hand: runs the schedules that are due, or one by name. Which are due, and that no run happens twice, is
-// for the database to say; calling this too often, or twice at once, does no harm.
+// for the database to say; calling this too often, or twice at once, does no harm. With ?wait=false the answer comes at
+// once and the work goes on behind it: whoever calls every second shall not wait for a function that takes a minute.
 import { z } from 'zod'
 import { answering } from '../_shared/answer.ts'
 import type { Background } from '../_shared/background.ts'
@@ -13,6 +14,7 @@ import {
   requireJsonType,
 } from '../_shared/http.ts'
 import type { Log } from '../_shared/log.ts'
+import { reasonOf } from '../_shared/redact.ts'
 import type { Rpc } from '../_shared/rpc.ts'
 import { createScheduleRunner, type FunctionsApi, type Outcome } from './schedules.ts'
 
@@ -39,16 +41,23 @@ export function createHandler(
   const run = createScheduleRunner({ rpc, functions, log })
 
   return answering(async (request, notes) => {
-    if (pathBelow('cron-refresh', new URL(request.url)).length > 0) {
+    const url = new URL(request.url)
+    if (pathBelow('cron-refresh', url).length > 0) {
       throw new HttpError(404, 'not_found', 'There is nothing here')
     }
     if (request.method !== 'POST') throw methodNotAllowed('POST')
     await requirePlatform(request, { secretKeys, cronSecret })
     const { name } = await requested(request)
+    const isAwaited = url.searchParams.get('wait') !== 'false'
+    notes['wait'] = isAwaited
 
     const work = name === undefined ? runDue() : runNamed(name)
-    // Who calls may hang up long before a slow schedule ends.
-    inBackground(work.catch(() => undefined))
+    // Who waits may still hang up long before a slow schedule ends.
+    inBackground(work.catch((error) => {
+      if (!isAwaited) log('error', 'schedules did not run', { error: reasonOf(error) })
+    }))
+    if (!isAwaited) return Response.json({ accepted: true }, { status: 202 })
+
     const outcomes = await work
     const ran = outcomes.filter((outcome) => outcome.ran).map(({ ran: _ran, ...outcome }) => outcome)
     const skipped = outcomes.filter((outcome) => !outcome.ran).map(({ ran: _ran, ...outcome }) => outcome)
@@ -73,10 +82,11 @@ export function createHandler(
 }
 
 async function requested(request: Request): Promise<z.infer<typeof requestSchema>> {
-  requireJsonType(request)
   const bytes = await readBytes(request, BODY_LIMIT)
-  // Not every cron service can send a body.
-  const read = requestSchema.safeParse(bytes.byteLength === 0 ? {} : parseJson(bytes))
+  // Not every cron service can send a body, or say what it is.
+  if (bytes.byteLength === 0) return {}
+  requireJsonType(request)
+  const read = requestSchema.safeParse(parseJson(bytes))
   if (!read.success) throw new HttpError(400, 'invalid_request', 'name: is not the name of a schedule')
   return read.data
 }

@@ -11,7 +11,12 @@ const CRON_SECRET = 'segredo-do-cron'
 type Answers = Record<string, (args: Record<string, unknown>) => unknown>
 
 interface Tools {
-  call: (body?: unknown, headers?: Record<string, string>, method?: string) => Promise<Response>
+  call: (
+    body?: unknown,
+    headers?: Record<string, string>,
+    method?: string,
+    query?: string,
+  ) => Promise<Response>
   calls: Call[]
   callsOf: (name: string) => Call[]
   lines: string[]
@@ -52,9 +57,9 @@ async function withCron(answers: Answers, story: (tools: Tools) => Promise<void>
       callsOf,
       lines,
       kept,
-      call: (body, headers = { apikey: SECRET_KEY }, method = 'POST') =>
+      call: (body, headers = { apikey: SECRET_KEY }, method = 'POST', query = '') =>
         handler(
-          new Request('http://localhost/functions/v1/cron-refresh', {
+          new Request(`http://localhost/functions/v1/cron-refresh${query}`, {
             method,
             headers: body === undefined ? headers : { 'content-type': 'application/json', ...headers },
             body: body === undefined ? null : JSON.stringify(body),
@@ -152,7 +157,8 @@ Deno.test('what a caller may not send', async () => {
 Deno.test('each due schedule is a call of its own, and a body is not needed', async () => {
   const due = () => [sql('partitions'), sql('retention')]
   await withCron({ due_schedules: due, run_schedule: started }, async ({ call, callsOf, kept }) => {
-    assert.deepEqual(await ranIn(await call(undefined)), {
+    const bodiless = { apikey: SECRET_KEY, 'content-type': 'text/plain' }
+    assert.deepEqual(await ranIn(await call(undefined, bodiless)), {
       ran: [{ name: 'partitions', result: { rows: 3 } }, { name: 'retention', result: { rows: 3 } }],
       skipped: [],
     })
@@ -213,7 +219,7 @@ Deno.test('what somebody else is running already is skipped', async () => {
 Deno.test('a named one runs now, and nothing else; one that nobody knows is 404', async () => {
   const run = (args: Record<string, unknown>) => {
     if (args['name'] !== 'partitions') {
-      throw new RpcError(400, 'BL300', 'There is no such schedule', 'schedule_not_found')
+      throw new RpcError(400, 'BL320', 'There is no such schedule', 'schedule_not_found')
     }
     return started(args)
   }
@@ -438,5 +444,33 @@ Deno.test('when nobody can say what is due the caller hears that it failed', asy
     assert.match(lines[0] ?? '', /no connection/)
     // Kept alive or not, its failure is told once: in the answer.
     await Promise.all(kept)
+  })
+})
+
+Deno.test('who does not wait is answered at once, and the work goes on', async () => {
+  const { promise: released, resolve: release } = Promise.withResolvers<void>()
+  const answers = { due_schedules: () => [fn('f')], run_schedule: started, finish_schedule_run: () => null }
+  const functions = () => released.then(() => Response.json({ claimed: 1 }))
+  await withCron(answers, async ({ call, callsOf, kept }) => {
+    const response = await call({}, undefined, undefined, '?wait=false')
+    assert.equal(response.status, 202)
+    assert.deepEqual(await response.json(), { accepted: true })
+    assert.deepEqual(callsOf('finish_schedule_run'), [])
+    release()
+    await Promise.all(kept)
+    assert.deepEqual(callsOf('finish_schedule_run').map(({ args }) => args), [
+      { run_id: 'run-of-f', result: { claimed: 1 }, error: null },
+    ])
+  }, { functions })
+})
+
+Deno.test('when nobody waits, what went wrong is in the log', async () => {
+  const away = () => {
+    throw new RpcError(503, 'PGRST001', 'no connection', null)
+  }
+  await withCron({ due_schedules: away }, async ({ call, lines, kept }) => {
+    assert.equal((await call({}, undefined, undefined, '?wait=false')).status, 202)
+    await Promise.all(kept)
+    assert.ok(lines.some((line) => line.includes('schedules did not run') && line.includes('no connection')))
   })
 })
