@@ -5,14 +5,16 @@ import { HttpError } from '../_shared/http.ts'
 // As Postgres writes it: a secret is sealed for its organization, and only the same spelling opens it.
 const id = z.guid().toLowerCase()
 // What Postgres cannot store is refused here, by field.
-const text = z.string().trim().min(1).refine((value) => value.isWellFormed() && !value.includes('\u0000'), {
+const storableText = z.string().trim().refine((value) => value.isWellFormed() && !value.includes('\u0000'), {
   message: 'has characters that cannot be stored',
 })
+const text = storableText.min(1)
 // Whether the address may be used is for public-address.ts to say, and has an error code of its own.
 const url = text.max(2000)
 // Which ones there are, the database knows.
 const eventTypes = z.array(text.max(100)).min(1).max(100)
-const description = text.max(500)
+// An empty one takes away what was there.
+const description = storableText.max(200)
 
 export const createSchema = z.object({
   organization_id: id,
