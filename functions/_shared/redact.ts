@@ -120,7 +120,7 @@ function redacted(value: unknown, hidden: Set<string>, parent = '', key = '', de
   if (isObject(value)) {
     return Object.fromEntries(
       Object.entries(value).slice(0, MAX_ENTRIES).map(([name, item]) => [
-        /^[A-Za-z_]{1,40}$/.test(name) ? name : '[a key]',
+        /^[A-Za-z_]{1,40}\d{0,3}$/.test(name) ? name : '[a key]',
         redacted(item, hidden, key, name, depth + 1),
       ]),
     )

@@ -9,6 +9,7 @@ import type { Rpc } from '../_shared/rpc.ts'
 import type { SecretBox } from '../_shared/secrets.ts'
 import { claimOf, type Job, type JobType, type Outcome } from './job.ts'
 import { fileTypeOf, LARGEST_FILE } from './media-types.ts'
+import { patientRpc, type Pause, pause as realPause } from './patient-rpc.ts'
 import { type Storage, StorageFailure } from './storage.ts'
 
 export interface Dependencies {
@@ -17,9 +18,12 @@ export interface Dependencies {
   storage: Storage
   /** By their name in the database. */
   providers: ReadonlyMap<string, Provider>
+  pause?: Pause
 }
 
 const BUCKET = 'media'
+// Rather than to fetch a large file again because the database was away for a moment.
+const FINISH_PAUSES = [300, 1000, 3000]
 
 const payloadSchema = z.object({ message_id: z.guid() })
 
@@ -49,8 +53,9 @@ class Refusal extends Error {
 }
 
 export function fetchMedia(
-  { rpc, secrets, storage, providers }: Dependencies,
+  { rpc, secrets, storage, providers, pause = realPause }: Dependencies,
 ): JobType<typeof payloadSchema> {
+  const patient = patientRpc(rpc, { pauses: FINISH_PAUSES, pause })
   return {
     schema: payloadSchema,
     timeoutMs: 90_000,
@@ -88,7 +93,7 @@ export function fetchMedia(
           try {
             const { size, sha256 } = await store(file.stream, path, mimeType, limit, file.sha256)
             const outcome = { result: 'stored', path, mime_type: mimeType, size, sha256 }
-            await rpc('finish_media_fetch', { job: claimOf(job), outcome, api_calls })
+            await patient('finish_media_fetch', { job: claimOf(job), outcome, api_calls })
             return { kind: 'ended', result: 'stored' }
           } catch (error) {
             if (!(error instanceof Refusal)) throw error
@@ -132,7 +137,7 @@ export function fetchMedia(
 
   async function refuse(job: Job, { reason, message }: Refusal, api_calls: ApiCall[]): Promise<Outcome> {
     const outcome = { result: 'refused', reason, detail: message }
-    await rpc('finish_media_fetch', { job: claimOf(job), outcome, api_calls })
+    await patient('finish_media_fetch', { job: claimOf(job), outcome, api_calls })
     return { kind: 'ended', as: 'failed', result: reason }
   }
 }

@@ -1,4 +1,5 @@
-// How much a run may do. A hosted isolate lives 150 seconds on the free plan, and has to answer before that.
+// How much a run may do. A hosted isolate lives 150 seconds on the free plan, and has two seconds of processor time for
+// a request; a message that is sent takes some milliseconds of them. What a run leaves, the next one does.
 import type { Variables } from '../_shared/env.ts'
 import type { Settings } from './work.ts'
 
@@ -6,7 +7,7 @@ export function workerSettings(variables: Variables): Settings {
   return {
     slots: wholeNumber(variables, 'BALCAO_WORKER_BATCH', 10, 1, 100),
     budgetMs: wholeNumber(variables, 'BALCAO_WORKER_BUDGET_MS', 100_000, 1_000, 390_000),
-    maxJobs: 1_000,
+    maxJobs: 300,
     leaseMs: 60_000,
   }
 }

@@ -70,6 +70,8 @@ interface RunningJob {
 const RETRY_PAUSES = [200, 1000, 3000]
 // While something runs, new work shall not wait for its end.
 const POLL_MS = 500
+// Whoever ends the isolate does not wait long.
+const STOP_GRACE_MS = 1500
 // Parts of the budget: until when jobs are claimed, and when those are broken off that still run.
 const CLAIMING_PART = 0.7
 const RUNNING_PART = 0.9
@@ -117,7 +119,7 @@ export function startRun(
       return true
     },
     stop() {
-      stopAt = Math.min(stopAt, elapsed() + graceMs)
+      stopAt = Math.min(stopAt, elapsed() + Math.min(STOP_GRACE_MS, graceMs))
       bell.ring()
     },
     finished,

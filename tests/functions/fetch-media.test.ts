@@ -2,6 +2,7 @@
 import assert from 'node:assert/strict'
 import { createHash } from 'node:crypto'
 import { createGraph, requireMetaHost } from '../../functions/_shared/providers/meta/graph.ts'
+import { RpcError } from '../../functions/_shared/rpc.ts'
 import { fetchMedia } from '../../functions/queue-worker/fetch-media.ts'
 import { fileTypeOf } from '../../functions/queue-worker/media-types.ts'
 import type { Job, Outcome } from '../../functions/queue-worker/job.ts'
@@ -55,6 +56,8 @@ interface Setup {
   /** What Storage says instead of keeping the file. */
   refusal?: () => Response
   begun?: unknown
+  /** What the database says to the end. */
+  finish?: () => unknown
 }
 
 async function fetched({
@@ -71,6 +74,7 @@ async function fetched({
   file = () => new Response(PHOTO),
   refusal,
   begun,
+  finish = () => ({ action: 'done' }),
 }: Setup = {}): Promise<Told> {
   const access_token = await (await secretBox()).seal(TOKEN, {
     organizationId: CLINIC,
@@ -87,7 +91,7 @@ async function fetched({
   }
   const { rpc, calls, callsOf } = recordedRpc({
     begin_media_fetch: () => begun ?? order,
-    finish_media_fetch: () => ({ action: 'done' }),
+    finish_media_fetch: finish,
   })
   const { log, lines } = recordedLog()
   const files = new Map<string, Stored>()
@@ -125,6 +129,7 @@ async function fetched({
             secretKey: 'sb_secret_platform',
           }),
           providers: new Map([[graph.meta.name, graph.meta]]),
+          pause: () => Promise.resolve(),
         })
         const signal = AbortSignal.timeout(30_000)
         outcome = await type.handle(JOB, { signal, now: () => NOW, log }).catch((error) => error)
@@ -177,6 +182,18 @@ Deno.test('what begin_media_fetch has ended itself is left alone', async () => {
   const told = await fetched({ begun: { action: 'done', reason: 'fetched_already' } })
   assert.deepEqual(told.outcome, { kind: 'ended', result: 'fetched_already' })
   assert.deepEqual([told.graphCalls, told.finished], [[], []])
+})
+
+Deno.test('a database that is away for a moment does not make us fetch the file again', async () => {
+  let failures = 2
+  const told = await fetched({
+    finish: () => {
+      if (failures-- > 0) throw new RpcError(503, 'PGRST001', 'no connection', null)
+      return { action: 'done' }
+    },
+  })
+  assert.deepEqual(told.outcome, { kind: 'ended', result: 'stored' })
+  assert.deepEqual([told.finished.length, told.graphCalls.length], [3, 2])
 })
 
 Deno.test('a hash counts in base64, in hexadecimal, or not at all when it is none', async () => {

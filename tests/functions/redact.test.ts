@@ -148,6 +148,10 @@ Deno.test('whatever the other side sends, what is kept is an object of bounded d
   assert.match(JSON.stringify(kept(nested)), /\[too deep\]/)
   const wide = kept({ contacts: Array(1000).fill({ name: 'x' }) }).request_data['contacts']
   assert.ok(Array.isArray(wide) && wide.length === 30)
+  assert.deepEqual(kept({ sha256: 'abc', '+5511987650001': 1 }).request_data, {
+    sha256: '[3 characters]',
+    '[a key]': '[a number]',
+  })
   assert.deepEqual(kept('text').request_data, {})
   assert.equal(kept({}, 'text').response_data, null)
 })
