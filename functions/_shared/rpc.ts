@@ -31,7 +31,8 @@ export function createRpc(url: string, apiKey: string, bearer?: string): Rpc {
   })
   return async (name, args) => {
     const { data, error, status } = await client.rpc(name, args).abortSignal(AbortSignal.timeout(TIMEOUT_MS))
-    if (error) throw new RpcError(status, error.code, error.message, businessError(error.details))
+    // What something in between answers has no code, whatever its type says.
+    if (error) throw new RpcError(status, error.code ?? '', error.message, businessError(error.details))
     return data
   }
 }

@@ -430,6 +430,21 @@ Deno.test('whoever says how long to wait is obeyed, up to a day', async (test) =
   }
 })
 
+Deno.test('an error whose code is no number is none that we know', async () => {
+  for (const code of [null, '', 'abc', true, [], {}, 1.5]) {
+    await withGraph(
+      () => Response.json({ error: { code, message: 'no' } }, { status: 400 }),
+      async ({ meta }) => {
+        const outcome = await meta.send(message(), credentials, never)
+        assert.deepEqual(withoutCall(outcome), { ...failed, code: 'http_400', message: 'no' })
+      },
+    )
+  }
+  await withGraph(() => Response.json(refusal('190'), { status: 400 }), async ({ meta }) => {
+    assert.equal((await meta.send(message(), credentials, never)).result, 'stopped')
+  })
+})
+
 Deno.test('a temporary error that nobody documented is tried again', async () => {
   await withGraph(
     () => Response.json(refusal(139998, { is_transient: true }), { status: 400 }),

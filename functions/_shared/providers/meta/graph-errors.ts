@@ -80,11 +80,13 @@ export interface GraphError {
 }
 
 const optional = <Schema extends z.ZodType>(schema: Schema) => schema.optional().catch(undefined)
+// Not coerced: nothing at all would become 0, which is a token that has expired.
+const number = z.union([z.int(), z.string().regex(/^\d{1,9}$/).transform(Number)])
 
 const errorAnswer = z.looseObject({
   error: z.looseObject({
-    code: optional(z.coerce.number().int()),
-    error_subcode: optional(z.coerce.number().int()),
+    code: optional(number),
+    error_subcode: optional(number),
     is_transient: optional(z.boolean()),
     message: optional(z.string()),
     error_user_msg: optional(z.string()),
