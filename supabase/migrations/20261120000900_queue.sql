@@ -564,13 +564,23 @@ declare
   organizations uuid[];
 begin
   with held as materialized (
-    select q.organization_id, q.id
-    from jsonb_to_recordset(jobs) as j (organization_id uuid, id uuid, fencing_token bigint)
-    join public.message_queue q on q.organization_id = j.organization_id and q.id = j.id
-    where q.status = 'processing' and q.fencing_token = j.fencing_token
+    select held.organization_id, held.id
     -- Two holders of the same jobs, one of them late, must not wait for each other.
-    order by q.organization_id, q.id
-    for update of q
+    from (
+      select *
+      from jsonb_to_recordset(jobs) as j (organization_id uuid, id uuid, fencing_token bigint)
+      order by organization_id, id
+    ) j
+    cross join lateral (
+      -- By its key, job by job, and by no index that looked small at the last ANALYZE: hence lateral, and "is true".
+      select q.organization_id, q.id
+      from public.message_queue q
+      where q.organization_id = j.organization_id
+        and q.id = j.id
+        and q.fencing_token = j.fencing_token
+        and (q.status = 'processing') is true
+      for update
+    ) held
   ), ended as (
     update public.message_queue q
     set status = 'completed', completed_at = now(), locked_by = null, lease_expires_at = null
@@ -627,16 +637,25 @@ declare
 begin
   with held as materialized (
     select
-      q.organization_id, q.id, j.error,
-      coalesce(j.is_permanent, false) or q.attempts >= q.max_attempts as is_dead,
-      coalesce(j.retry_at, now() + private.retry_backoff(q.attempts)) as run_at
-    from jsonb_to_recordset(jobs) as j (
-      organization_id uuid, id uuid, fencing_token bigint, error text, retry_at timestamptz, is_permanent boolean
-    )
-    join public.message_queue q on q.organization_id = j.organization_id and q.id = j.id
-    where q.status = 'processing' and q.fencing_token = j.fencing_token
-    order by q.organization_id, q.id
-    for update of q
+      held.organization_id, held.id, j.error,
+      coalesce(j.is_permanent, false) or held.attempts >= held.max_attempts as is_dead,
+      coalesce(j.retry_at, now() + private.retry_backoff(held.attempts)) as run_at
+    from (
+      select *
+      from jsonb_to_recordset(jobs) as j (
+        organization_id uuid, id uuid, fencing_token bigint, error text, retry_at timestamptz, is_permanent boolean
+      )
+      order by organization_id, id
+    ) j
+    cross join lateral (
+      select q.organization_id, q.id, q.attempts, q.max_attempts
+      from public.message_queue q
+      where q.organization_id = j.organization_id
+        and q.id = j.id
+        and q.fencing_token = j.fencing_token
+        and (q.status = 'processing') is true
+      for update
+    ) held
   ), ended as (
     update public.message_queue q
     set status = case when h.is_dead then 'dead' else 'failed' end::public.job_status,
@@ -728,7 +747,7 @@ begin
   from public.message_queue q
   where q.organization_id = (job ->> 'organization_id')::uuid
     and q.id = (job ->> 'id')::uuid
-    and q.status = 'processing'
+    and (q.status = 'processing') is true
     and q.fencing_token = (job ->> 'fencing_token')::bigint
   for update;
   if not found then
@@ -833,7 +852,7 @@ begin
       last_error = left(reason, 2000)
   where q.organization_id = postpone_job.organization_id
     and q.id = postpone_job.id
-    and q.status = 'processing'
+    and (q.status = 'processing') is true
     and q.fencing_token = postpone_job.fencing_token;
   return private.ended_job(organization_id, id, found);
 end;
@@ -861,17 +880,30 @@ language plpgsql
 volatile
 security definer -- the queue is written through its functions only
 set search_path = ''
+set plan_cache_mode = force_generic_plan
+set enable_seqscan = off
+set enable_hashjoin = off
+set enable_mergejoin = off
 as $$
 #variable_conflict use_column
 begin
   return query
   with held as materialized (
-    select q.organization_id, q.id
-    from jsonb_to_recordset(jobs) as j (organization_id uuid, id uuid, fencing_token bigint)
-    join public.message_queue q on q.organization_id = j.organization_id and q.id = j.id
-    where q.status = 'processing' and q.fencing_token = j.fencing_token
-    order by q.organization_id, q.id
-    for update of q
+    select held.organization_id, held.id
+    from (
+      select *
+      from jsonb_to_recordset(jobs) as j (organization_id uuid, id uuid, fencing_token bigint)
+      order by organization_id, id
+    ) j
+    cross join lateral (
+      select q.organization_id, q.id
+      from public.message_queue q
+      where q.organization_id = j.organization_id
+        and q.id = j.id
+        and q.fencing_token = j.fencing_token
+        and (q.status = 'processing') is true
+      for update
+    ) held
   )
   update public.message_queue q
   set lease_expires_at = greatest(q.lease_expires_at, now() + lease)

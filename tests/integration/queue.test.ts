@@ -117,6 +117,18 @@ const postpone = ({ organization_id, id, fencing_token }: Job, until: Date) =>
     select p.attempts
     from public.postpone_job(${organization_id}, ${id}, ${fencing_token}, ${until}, 'rate_limit') p`
 
+/** Pages of tables and indexes that a call of the queue touches; what it does is undone. */
+async function blocksReadBy(call: string): Promise<number> {
+  return await admin.begin(async (admin) => {
+    const [row] = await admin.unsafe<{ 'QUERY PLAN': { Plan: Record<string, number> }[] }[]>(
+      `explain (analyze, buffers, format json) select id from ${call}`,
+    )
+    const plan = row?.['QUERY PLAN'][0]?.Plan
+    await admin.unsafe('rollback and chain')
+    return (plan?.['Shared Hit Blocks'] ?? NaN) + (plan?.['Shared Read Blocks'] ?? NaN)
+  })
+}
+
 /** As if the lease of what is being worked on had run out. */
 async function letLeasesExpire(): Promise<void> {
   await admin`
@@ -248,23 +260,14 @@ describe('an empty queue', () => {
   test('thousands that are scheduled for later neither hide what is due nor are read', async () => {
     const tenants = await Promise.all(Array.from({ length: 20 }, () => aClinic()))
     const due = await enqueue(tenants[7] ?? '')
-    const blocks = async () => {
-      // A claim that is rolled back leaves the job to the next.
-      return await admin.begin(async (sql) => {
-        const [row] = await sql<{ 'QUERY PLAN': { Plan: Record<string, number> }[] }[]>`
-          explain (analyze, buffers, format json) select id from public.claim_jobs('test', 10)`
-        const plan = row?.['QUERY PLAN'][0]?.Plan
-        await sql.unsafe('rollback and chain')
-        return (plan?.['Shared Hit Blocks'] ?? NaN) + (plan?.['Shared Read Blocks'] ?? NaN)
-      })
-    }
     await admin`vacuum analyze public.message_queue`
-    await blocks()
-    const alone = await blocks()
+    const claiming = `public.claim_jobs('test', 10)`
+    await blocksReadBy(claiming)
+    const alone = await blocksReadBy(claiming)
     for (const tenant of tenants) await enqueueMany(tenant, 2000, new Date(Date.now() + 3_600_000))
     await admin`vacuum analyze public.message_queue`
-    await blocks()
-    const among = await blocks()
+    await blocksReadBy(claiming)
+    const among = await blocksReadBy(claiming)
     // An index or two that is a level deeper; not forty thousand rows.
     expect(among).toBeLessThan(alone + 200)
     expect(await ids({ size: 100 })).toEqual([due])
@@ -284,6 +287,39 @@ describe('an empty queue', () => {
       after = jobs.at(-1)?.organization_id ?? null
     }
     expect(claimed).toContain(id)
+  })
+
+  test('ending a job costs no more after thousands since the last ANALYZE, even under an old snapshot', async () => {
+    const clinic = await aClinic()
+    await admin`alter table public.message_queue set (autovacuum_enabled = false)`
+    await admin`vacuum analyze public.message_queue`
+    const process = async (count: number) => {
+      await enqueueMany(clinic, count)
+      for (let done = 0; done < count; done += 100) {
+        await sql`select from public.complete_jobs(${JSON.stringify(await claim({ size: 100 }))}::text::jsonb)`
+      }
+    }
+    const blocks = async () => {
+      await enqueueMany(clinic, 10)
+      const jobs = JSON.stringify(await claim()).replaceAll("'", "''")
+      const calls = [`complete_jobs('${jobs}')`, `fail_jobs('${jobs}')`, `extend_leases('${jobs}')`]
+      const read: number[] = []
+      // Twice: the first time a connection reads its catalog and plans.
+      for (const call of [...calls, ...calls]) read.push(await blocksReadBy(`public.${call}`))
+      return read.slice(calls.length)
+    }
+    try {
+      await process(100)
+      await sql.begin('isolation level repeatable read', async (old) => {
+        await old`select count(*) from public.message_queue`
+        const before = await blocks()
+        await process(5000)
+        const after = await blocks()
+        expect(after.filter((read, index) => read > (before[index] ?? 0) + 200)).toEqual([])
+      })
+    } finally {
+      await admin`alter table public.message_queue reset (autovacuum_enabled)`
+    }
   })
 
   // Claims ------------------------------------------------------------------------------------------------------------
