@@ -557,6 +557,37 @@ Deno.test('a connection that broke, or a call that took too long, leaves it open
   })
 })
 
+Deno.test('a kept connection that breaks under a message does not make it go out twice', async () => {
+  const received: string[] = []
+  const answer = JSON.stringify(graphFixture('send-ok'))
+  const head = `HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: ${answer.length}\r\n\r\n`
+  const accept = async (connection: Deno.TcpConn) => {
+    const buffer = new Uint8Array(64 * 1024)
+    let text = ''
+    for (;;) {
+      const length = await connection.read(buffer).catch(() => null)
+      if (length === null) return
+      text += new TextDecoder().decode(buffer.subarray(0, length))
+      // The end of a body, in pieces or not.
+      if (!/"\}(\r\n0\r\n\r\n)?$/.test(text)) continue
+      received.push(text)
+      text = ''
+      // The first of the connection is answered; Meta takes the second, and then the line is dead.
+      if (received.length === 2) return connection.close()
+      await connection.write(new TextEncoder().encode(head + answer))
+    }
+  }
+  const open: Promise<void>[] = []
+  await withRawServer((connection) => (open.push(accept(connection)), Promise.resolve()), async (url) => {
+    const meta = await metaAt(url)
+    assert.equal((await meta.send(message(), credentials, never)).result, 'accepted')
+    assert.equal((await meta.send(message(), credentials, never)).result, 'unknown')
+    assert.equal(received.length, 2)
+    assert.equal(open.length, 1)
+  })
+  await Promise.all(open)
+})
+
 Deno.test('what Meta complains about never brings the token or the text back', async () => {
   const error = refusal(190, {
     message: `Malformed access token ${TOKEN}`,

@@ -93,7 +93,7 @@ export function createGraph(
             authorization: `Bearer ${accessToken}`,
             ...(body === undefined ? {} : { 'content-type': 'application/json' }),
           },
-          ...(body === undefined ? {} : { body: JSON.stringify(body) }),
+          ...(body === undefined ? {} : { body: sentOnce(JSON.stringify(body)) }),
           // The token goes where we send it, and nowhere else.
           redirect: 'manual',
           signal: signal === undefined ? timeout : AbortSignal.any([signal, timeout]),
@@ -159,6 +159,14 @@ export function requireMetaHost(address: string, graphUrl: string): void {
   if (url === null || url.username !== '' || url.password !== '' || !(isGraph || isMeta)) {
     throw new Error(`The file is said to be at ${url?.host ?? 'no address'}, which is not Meta's`)
   }
+}
+
+/**
+ * A body as a stream, because Deno's fetch sends a text a second time, without telling, when a kept connection breaks
+ * after the first (denoland/deno#35610, and #36415 for kept connections): a message would go out twice.
+ */
+function sentOnce(text: string): ReadableStream<Uint8Array> {
+  return new Blob([text]).stream()
 }
 
 /** Refused, unknown host, no TLS: nothing of the request has left. After that, nobody can tell. */
