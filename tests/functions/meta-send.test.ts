@@ -503,6 +503,8 @@ Deno.test('a connection that was never made has sent nothing', async (test) => {
     const outcome = await (await metaAt(refusing)).send(message(), credentials, never)
     assert.deepEqual([outcome.result, 'code' in outcome && outcome.code], ['retry', 'not_connected'])
     assert.deepEqual([outcome.api_call?.status_code, outcome.api_call?.success], [null, false])
+    assert.match('message' in outcome ? outcome.message : '', /^fetch failed: client error \(Connect\)/)
+    assert.doesNotMatch(JSON.stringify(outcome), /127\.0\.0\.1/)
   })
   await test.step('no TLS', async () => {
     await withRawServer((connection) => hangUp(connection), async (url) => {

@@ -174,10 +174,11 @@ function wasNeverConnected(error: unknown): boolean {
   return /client error \(Connect\)|dns error|connection refused/i.test(explanationOf(error))
 }
 
-/** Deno tells in the cause what happened. */
+/** Deno tells in the cause what happened, between which addresses: that is nobody's business. */
 function explanationOf(error: unknown): string {
   if (!(error instanceof Error)) return String(error)
-  return error.cause instanceof Error ? `${error.message}: ${error.cause.message}` : error.message
+  const said = error.cause instanceof Error ? `${error.message}: ${error.cause.message}` : error.message
+  return said.replace(/error sending request .*?: (?=client error|error )/, '')
 }
 
 function parsedObject(text: string): Record<string, unknown> | null {
