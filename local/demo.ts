@@ -5,12 +5,16 @@
 
 import { createHmac, randomBytes, randomInt, randomUUID } from 'node:crypto'
 import { mkdtemp, rm } from 'node:fs/promises'
+import { createServer } from 'node:http'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
+import { text as textOf } from 'node:stream/consumers'
+import { setTimeout as sleep } from 'node:timers/promises'
 import { createClient, type SupabaseClient } from '@supabase/supabase-js'
+import { Webhook } from 'standardwebhooks'
 import WebSocket from 'ws'
 import { z } from 'zod'
-import type { Database } from '../types/index.ts'
+import { type Database, webhookEvent, type WebhookEventType } from '../types/index.ts'
 import { apiKeys } from './api-keys.ts'
 import { DataDirectory } from './data-directory.ts'
 import { dataDir, stackOptions } from './environment.ts'
@@ -40,6 +44,9 @@ const webhookAnswer = z.object({
 
 // Before version 22 Node has none, and supabase-js wants one even where nothing listens.
 if (!('WebSocket' in globalThis)) Object.assign(globalThis, { WebSocket })
+
+/** How long the demo waits for what the stack does by itself. */
+const PATIENCE_MS = 20_000
 
 const interrupted = new AbortController()
 const hurry = new AbortController()
@@ -92,6 +99,22 @@ async function play({ api, publishableKey, remark }: Stage): Promise<void> {
   told('POST /functions/v1/manage-instance: 201')
   told(`Meta delivers to ${number.webhook_url}`)
 
+  step("The clinic's CRM wants to know what customers write, and what becomes of the answers.")
+  const crm = await receiver()
+  const endpoint = await callFunction(julia, 'manage-webhook', {
+    organization_id: clinic.id,
+    url: crm.url,
+    event_types: ['message.received', 'message.read'],
+  })
+  if (endpoint.status === 201) {
+    crm.knows(z.object({ secret: z.string() }).parse(endpoint.answer).secret)
+    told('POST /functions/v1/manage-webhook: 201, and a secret that is shown this once')
+  } else {
+    // Only addresses of the internet are called, unless a test says otherwise.
+    expect(endpoint.status === 400, `manage-webhook answered ${endpoint.status}`)
+    told('400: nothing is sent to this machine; BALCAO_ALLOW_LOOPBACK_WEBHOOKS=true npm start allows it')
+  }
+
   step('Maria writes. Meta posts a signed webhook.')
   const text = 'Oi! 😊 Quero marcar uma avaliação para sábado de manhã, às 9h30. Vocês têm horário?'
   const body = metaDelivery(phoneNumberId, text)
@@ -119,6 +142,23 @@ async function play({ api, publishableKey, remark }: Stage): Promise<void> {
   told(`${contact.name}, ${contact.phone_number}, ${unread_count} unread`)
   told(`“${message.content}”`)
 
+  step('Rafael answers; his telephone is not sure that it went out, and sends it again.')
+  const reply = { conversation_id: conversation.id, content: 'Temos, sim! 😊 Até sábado, Maria.', client_message_id: randomUUID() }
+  const answer = valueOf(await rafael.client.rpc('send_message', reply))
+  const repeated = valueOf(await rafael.client.rpc('send_message', reply))
+  expect(answer.id === repeated.id, 'the same client_message_id made two messages')
+  told(`“${answer.content}”`)
+  told(`${answer.status}, one message`)
+  const statuses = await untilRead(rafael, answer.id)
+  told(`${statuses.join(', ')}: the worker handed it to Meta, whose signed statuses came back`)
+
+  if (endpoint.status === 201) {
+    step('The CRM has heard of it, signed and verified.')
+    const events = await crm.heard('message.received', 'message.read')
+    for (const event of events) told(event)
+  }
+  await crm.close()
+
   step('Carla opens hers.')
   const carlas = await inboxOf(carla)
   const contacts = valueOf(await carla.client.from('contacts').select('id'))
@@ -145,22 +185,70 @@ async function play({ api, publishableKey, remark }: Stage): Promise<void> {
     external_id: string,
     app_secret: string,
   ): Promise<{ webhook_url: string }> {
-    const response = await fetch(`${api}/functions/v1/manage-instance`, {
-      method: 'POST',
-      headers: { 'content-type': 'application/json', authorization: `Bearer ${owner.accessToken}` },
-      body: JSON.stringify({
-        organization_id,
-        provider: 'meta_cloud',
-        name: 'Recepção',
-        phone_number: '(11) 94000-1234',
-        external_id,
-        access_token: randomBytes(24).toString('hex'),
-        meta_app: { app_secret, verify_token: randomBytes(16).toString('hex') },
-      }),
+    const { status, answer } = await callFunction(owner, 'manage-instance', {
+      organization_id,
+      provider: 'meta_cloud',
+      name: 'Recepção',
+      phone_number: '(11) 94000-1234',
+      external_id,
+      access_token: randomBytes(24).toString('hex'),
+      meta_app: { app_secret, verify_token: randomBytes(16).toString('hex') },
     })
-    const answer: unknown = await response.json()
-    expect(response.status === 201, `manage-instance answered ${response.status}: ${JSON.stringify(answer)}`)
+    expect(status === 201, `manage-instance answered ${status}: ${JSON.stringify(answer)}`)
     return z.object({ webhook_url: z.url() }).parse(answer)
+  }
+
+  async function callFunction(person: Person, name: string, body: object): Promise<{ status: number; answer: unknown }> {
+    const response = await fetchUntilBrokenOff(`${api}/functions/v1/${name}`, {
+      method: 'POST',
+      headers: { 'content-type': 'application/json', authorization: `Bearer ${person.accessToken}` },
+      body: JSON.stringify(body),
+    })
+    return { status: response.status, answer: await response.json() }
+  }
+}
+
+/** The statuses that a message was seen in, until the customer has read it. */
+async function untilRead({ client }: Person, id: string): Promise<string[]> {
+  const seen: string[] = []
+  for (const patience = AbortSignal.timeout(PATIENCE_MS); seen.at(-1) !== 'read'; await sleep(20)) {
+    const message = valueOf(await client.from('messages').select('status, error_message').eq('id', id).single())
+    expect(message.status !== 'failed', `the answer failed: ${message.error_message}`)
+    if (message.status !== seen.at(-1)) seen.push(message.status)
+    expect(!patience.aborted, `the answer got as far as “${message.status}” only`)
+  }
+  return seen
+}
+
+/** A system of the clinic's own, which verifies what it is told. */
+async function receiver() {
+  const events = new Map<WebhookEventType, string>()
+  let webhook: Webhook | null = null
+  const server = createServer((request, response) => {
+    textOf(request).then((body) => {
+      const headers = Object.fromEntries(Object.entries(request.headers).map(([name, value]) => [name, String(value)]))
+      const { type, timestamp } = webhookEvent.parse(webhook?.verify(body, headers))
+      events.set(type, `${type}, ${timestamp}`)
+      response.writeHead(204).end()
+    }).catch(() => response.writeHead(400).end())
+  })
+  await new Promise<void>((resolve) => server.listen(0, '127.0.0.1', resolve))
+  server.unref()
+  const address = server.address()
+  expect(typeof address === 'object' && address !== null, 'the receiver has no port')
+  return {
+    url: `http://127.0.0.1:${address.port}/balcao`,
+    knows: (secret: string) => void (webhook = new Webhook(secret)),
+    heard: async (...types: WebhookEventType[]): Promise<string[]> => {
+      for (const patience = AbortSignal.timeout(PATIENCE_MS); !types.every((type) => events.has(type)); await sleep(20)) {
+        expect(!patience.aborted, `the CRM heard of ${[...events.keys()].join(', ') || 'nothing'} only`)
+      }
+      return types.map((type) => events.get(type) ?? '')
+    },
+    close: async () => {
+      server.closeAllConnections()
+      await new Promise((resolve) => server.close(resolve))
+    },
   }
 }
 
@@ -176,7 +264,7 @@ async function invite(owner: Person, person: Person, organization_id: string) {
 
 async function inboxOf({ client }: Person) {
   const inbox = client.from('conversations')
-    .select('unread_count, contacts(name, phone_number), messages(content, sent_at)')
+    .select('id, unread_count, contacts(name, phone_number), messages(content, sent_at)')
     .order('last_message_at', { ascending: false })
   return valueOf(await inbox)
 }
@@ -242,6 +330,10 @@ async function ownStage(): Promise<Stage> {
   try {
     const stack = await startStack({
       ...stackOptions(),
+      functionsEnvironment: {
+        ...stackOptions().functionsEnvironment,
+        BALCAO_ALLOW_LOOPBACK_WEBHOOKS: 'true',
+      },
       dataDir: folder,
       apiPort: 0,
       dbPort: 0,
