@@ -105,6 +105,8 @@ let closing = false
 async function close(): Promise<void> {
   if (closing) return
   closing = true
+  // As the platform does it: whoever has work under way gives it up.
+  globalThis.dispatchEvent(new Event('beforeunload'))
   await server.shutdown()
   while (background.size > 0) await Promise.all(background)
   Deno.exit(0)

@@ -135,7 +135,25 @@ export type Invitation = GeneratedTables['organization_invitations']['Row'] & {
   token: string
 }
 
+type Row<Name extends keyof TypedTables> = TypedTables[Name]['Row']
+
 interface JsonAnswers {
+  claim_jobs: Row<'message_queue'>[]
+  complete_job: Row<'message_queue'>
+  create_webhook_endpoint: Row<'webhook_endpoints'>
+  delete_webhook_endpoint: Row<'webhook_endpoints'>
+  enqueue_job: Row<'message_queue'>
+  extend_lease: Row<'message_queue'>
+  fail_job: Row<'message_queue'>
+  postpone_job: Row<'message_queue'>
+  process_pending_queue_jobs: Row<'message_queue'>[]
+  redeliver: Row<'webhook_deliveries'>
+  redrive_job: Row<'message_queue'>
+  replay_webhook_event: Row<'webhook_events'>
+  retry_message: Row<'messages'>
+  send_message: Row<'messages'>
+  test_webhook_endpoint: Row<'webhook_deliveries'>
+  update_webhook_endpoint: Row<'webhook_endpoints'>
   begin_delivery: DeliveryOrder | JobDone
   begin_media_fetch: FetchOrder | JobDone
   begin_replay: ReplayOrder | JobDone

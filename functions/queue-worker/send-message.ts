@@ -23,6 +23,8 @@ export interface Dependencies {
 
 // About twenty seconds: the id that the provider gave the message is worth it.
 const FINISH_PAUSES = [300, 700, 2000, 4000, 6000, 7000]
+// An order whose answer got lost is given again to the same claim.
+const BEGIN_PAUSES = [300, 1000]
 // A process that stood still for so long may have lost the job without knowing it.
 const STALE_AFTER_MS = 30_000
 const LINK_SECONDS = 600
@@ -51,13 +53,14 @@ const begun = z.discriminatedUnion('action', [
 export function sendMessage(
   { rpc, secrets, storage, providers, pause = realPause }: Dependencies,
 ): JobType<typeof payloadSchema> {
+  const patient = patientRpc(rpc, { pauses: BEGIN_PAUSES, pause })
   return {
     schema: payloadSchema,
     // The call, and the patience that its answer deserves.
     timeoutMs: 50_000,
 
     async handle(job, { signal, now, log }) {
-      const answer = begun.parse(await rpc('begin_send', { job: claimOf(job) }))
+      const answer = begun.parse(await patient('begin_send', { job: claimOf(job) }))
       if (answer.action === 'done') return { kind: 'ended', result: answer.reason ?? 'nothing to send' }
       const outcome = await attempt(job, answer, signal, now)
       return await finish(job, outcome, log)

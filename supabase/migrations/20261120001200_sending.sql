@@ -15,6 +15,7 @@
 create table private.unanswered_sends (
   organization_id uuid not null,
   message_id uuid not null,
+  fencing_token bigint not null,
   called_at timestamptz not null default clock_timestamp(),
   constraint unanswered_sends_pkey primary key (organization_id, message_id),
   constraint unanswered_sends_message_id_fkey foreign key (organization_id, message_id)
@@ -22,6 +23,8 @@ create table private.unanswered_sends (
 );
 comment on table private.unanswered_sends is
   'Messages that a worker has called the provider for, or was about to, without an answer stored yet.';
+comment on column private.unanswered_sends.fencing_token is
+  'Of the claim that announced the call: who asks twice under one claim did not hear the first answer, and has not called.';
 
 alter table private.unanswered_sends enable row level security;
 alter table private.unanswered_sends force row level security;
@@ -478,7 +481,7 @@ declare
   conversation public.conversations;
   instance public.whatsapp_instances;
   access_token text;
-  last_call timestamptz;
+  last_call private.unanswered_sends;
   last_inbound timestamptz;
 begin
   message := private.lock_message_of(held);
@@ -498,13 +501,15 @@ begin
   where s.organization_id = message.organization_id and s.instance_id = message.instance_id;
 
   -- Was it sent already? Nobody resends on a guess.
-  select u.called_at into last_call
+  select u.* into last_call
   from private.unanswered_sends u
   where u.organization_id = message.organization_id and u.message_id = message.id;
-  if found and not coalesce(
-    now() > last_call + status_comes_within and instance.last_seen_at > last_call + status_comes_within, false
+  if found and last_call.fencing_token <> held.fencing_token and not coalesce(
+    now() > last_call.called_at + status_comes_within
+      and instance.last_seen_at > last_call.called_at + status_comes_within,
+    false
   ) then
-    if now() < last_call + silence_is_no_answer_after then
+    if now() < last_call.called_at + silence_is_no_answer_after then
       return private.put_off_job(held, now() + interval '10 seconds', 'waits_for_a_status');
     end if;
     perform private.fail_message(message, 'unconfirmed',
@@ -536,9 +541,11 @@ begin
     end if;
   end if;
 
-  insert into private.unanswered_sends as u (organization_id, message_id)
-  values (message.organization_id, message.id)
-  on conflict on constraint unanswered_sends_pkey do update set called_at = excluded.called_at;
+  insert into private.unanswered_sends (organization_id, message_id, fencing_token)
+  values (message.organization_id, message.id, held.fencing_token)
+  on conflict on constraint unanswered_sends_pkey do update set
+    fencing_token = excluded.fencing_token,
+    called_at = excluded.called_at;
   select v.* into conversation
   from public.conversations v
   where v.organization_id = message.organization_id and v.id = message.conversation_id;

@@ -27,7 +27,7 @@ insert into attempts values
   ('instance_secrets', $$(organization_id, instance_id) values (:org, gen_random_uuid())$$, 'access_token = access_token'),
   ('parked_message_updates', $$(organization_id, instance_id, whatsapp_message_id, change) values (:org, gen_random_uuid(), 'x', null)$$, 'change = change'),
   ('message_queue', $$(organization_id, job_type) values (:org, 'x')$$, 'priority = priority'),
-  ('unanswered_sends', $$(organization_id, message_id) values (:org, gen_random_uuid())$$, 'called_at = called_at'),
+  ('unanswered_sends', $$(organization_id, message_id, fencing_token) values (:org, gen_random_uuid(), 1)$$, 'called_at = called_at'),
   ('webhook_endpoints', $$(organization_id, url, event_types) values (:org, 'https://x.example', '{webhook.test}')$$, 'url = url'),
   ('webhook_endpoint_secrets', $$(organization_id, endpoint_id, secret) values (:org, gen_random_uuid(), 'x')$$, 'secret = secret'),
   ('webhook_deliveries', $$(organization_id, endpoint_id, event_id, event_type, webhook_url, payload) values (:org, gen_random_uuid(), gen_random_uuid(), 'webhook.test', 'x', '{}')$$, 'payload = payload'),

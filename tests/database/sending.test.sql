@@ -2,7 +2,7 @@
 begin;
 -- What this story defines may run as anyone; rolled back with the rest.
 alter default privileges grant execute on functions to public;
-select plan(53);
+select plan(54);
 
 select tests.a_tenant('clinic');
 select tests.a_tenant('petshop');
@@ -70,6 +70,7 @@ select is((select o ->> 'action' from orders), 'send', 'the worker is told to se
 select is((select o -> 'recipient' from orders), '{"kind": "wa_id", "value": "5511987654321"}'::jsonb, 'to the id that the customer writes from');
 select is((select o #>> '{message,content}' from orders), 'Olá, Maria! 😊', 'these words');
 select is((select count(*) from private.unanswered_sends), 1::bigint, 'and that a call is about to be made is written down');
+select is((select public.begin_send(job) from held), (select o from orders), 'who did not hear the order asks again, and hears it');
 select is(public.finish_send(job, pg_temp.accepted('wamid.1')) ->> 'reason', 'accepted', 'the provider''s acceptance ends the job') from held;
 select is(
   (select row(m.status, m.whatsapp_message_id)::text from public.messages m join sent using (id) where name = 'first'),
