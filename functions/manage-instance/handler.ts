@@ -1,22 +1,13 @@
 // Connecting a WhatsApp number, rotating its secrets, testing it, disconnecting it. Secrets come in, are sealed here and
-// go out to the number's provider only. A user's bearer token goes on to the Data API, where one function decides what
-// its owner may do.
+// go out to the number's provider only.
 import { encodeBase64Url } from 'deno-std/encoding/base64url.js'
 import { z } from 'zod'
 import { answering, type Notes } from '../_shared/answer.ts'
-import { bearerOf, hasSecretKey } from '../_shared/caller.ts'
-import {
-  HttpError,
-  methodNotAllowed,
-  parseJson,
-  pathBelow,
-  readBytes,
-  requireJsonType,
-} from '../_shared/http.ts'
+import { call, type Caller, callerOf, type Callers, jsonOf, withCors } from '../_shared/app-request.ts'
+import { HttpError, methodNotAllowed, pathBelow } from '../_shared/http.ts'
 import type { Log } from '../_shared/log.ts'
 import type { Connection } from '../_shared/providers/outbound-message.ts'
 import type { Provider } from '../_shared/providers/provider.ts'
-import { type Rpc, RpcError } from '../_shared/rpc.ts'
 import type { Purpose, SecretBox } from '../_shared/secrets.ts'
 import {
   checked,
@@ -27,34 +18,13 @@ import {
   updateSchema,
 } from './requests.ts'
 
-const BODY_LIMIT = 1024 * 1024
-
-// supabase-js in a browser asks first.
-const CORS_HEADERS = {
-  'access-control-allow-origin': '*',
-  'access-control-allow-headers': 'authorization, apikey, content-type, x-client-info',
-  'access-control-allow-methods': 'POST, PATCH, DELETE, OPTIONS',
-  'access-control-max-age': '86400',
-}
-
-export interface Dependencies {
-  /** With the secret key. */
-  platformRpc: Rpc
-  /** In the name of a user. */
-  userRpc: (bearer: string) => Rpc
-  /** Keys that prove a caller to be the platform. */
-  secretKeys: readonly string[]
+export interface Dependencies extends Callers {
   secrets: SecretBox
   /** By their name in the database. */
   providers: ReadonlyMap<string, Pick<Provider, 'testConnection'>>
   /** Where Meta reaches the functions. */
   publicUrl: string
   log: Log
-}
-
-interface Caller {
-  isPlatform: boolean
-  rpc: Rpc
 }
 
 const instanceAnswer = z.object({
@@ -69,11 +39,11 @@ const credentialsAnswer = z.object({
 })
 
 export function createHandler(
-  { platformRpc, userRpc, secretKeys, secrets, providers, publicUrl, log }: Dependencies,
+  { secrets, providers, publicUrl, log, ...callers }: Dependencies,
 ): (request: Request) => Promise<Response> {
   const webhookBaseUrl = `${publicUrl}/functions/v1/whatsapp-webhook/meta`
 
-  const handle = answering(async (request, notes) => {
+  return withCors(answering(async (request, notes) => {
     const url = new URL(request.url)
     const path = pathBelow('manage-instance', url).join('/')
     if (!['', 'platform-app', 'test'].includes(path)) {
@@ -81,7 +51,7 @@ export function createHandler(
     }
     if (request.method === 'OPTIONS') return new Response(null, { status: 204 })
 
-    const caller = await callerOf(request)
+    const caller = await callerOf(request, callers)
     notes['caller'] = caller.isPlatform ? 'platform' : 'user'
     if (path === 'platform-app') {
       if (request.method !== 'POST') throw methodNotAllowed('POST, OPTIONS')
@@ -104,13 +74,7 @@ export function createHandler(
       default:
         throw methodNotAllowed('POST, PATCH, DELETE, OPTIONS')
     }
-  }, log)
-
-  return async (request) => {
-    const response = await handle(request)
-    for (const [name, value] of Object.entries(CORS_HEADERS)) response.headers.set(name, value)
-    return response
-  }
+  }, log))
 
   async function connect(caller: Caller, body: unknown, notes: Notes): Promise<Response> {
     const { organization_id, access_token, app_key = null, meta_app, ...number } = checked(
@@ -161,7 +125,7 @@ export function createHandler(
     notes['organization_id'] = instance.organization_id
     notes['instance_id'] = instance.instance_id
     if (!caller.isPlatform) await call(caller, 'require_instance_admin', instance)
-    const platform = { isPlatform: true, rpc: platformRpc }
+    const platform = { isPlatform: true, rpc: callers.platformRpc }
     const { provider, external_id, access_token } = credentialsAnswer.parse(
       await call(platform, 'get_instance_credentials', instance),
     )
@@ -188,7 +152,7 @@ export function createHandler(
 
   async function registerPlatformApp(body: unknown): Promise<Response> {
     const app = await newApp(checked(platformAppSchema, body), null)
-    const { app_key } = appAnswer.parse(await platformRpc('register_platform_meta_app', app))
+    const { app_key } = appAnswer.parse(await callers.platformRpc('register_platform_meta_app', app))
     return Response.json({ app_key, webhook_url: webhookUrl(app_key) }, { status: 201 })
   }
 
@@ -224,47 +188,4 @@ export function createHandler(
   async function sealed(secret: string | undefined, organizationId: string | null, purpose: Purpose) {
     return secret === undefined ? null : await secrets.seal(secret, { organizationId, purpose })
   }
-
-  async function callerOf(request: Request): Promise<Caller> {
-    if (await hasSecretKey(request, secretKeys)) return { isPlatform: true, rpc: platformRpc }
-    const bearer = bearerOf(request)
-    if (bearer === undefined) {
-      throw new HttpError(401, 'not_authenticated', "Send a user's access token as bearer, or the secret key")
-    }
-    return { isPlatform: false, rpc: userRpc(bearer) }
-  }
-}
-
-async function jsonOf(request: Request): Promise<unknown> {
-  requireJsonType(request)
-  return parseJson(await readBytes(request, BODY_LIMIT))
-}
-
-/** Calls in the caller's name: what the database refuses, the caller is told. */
-async function call(caller: Caller, name: string, args: Record<string, unknown>): Promise<unknown> {
-  try {
-    return await caller.rpc(name, args)
-  } catch (error) {
-    throw error instanceof RpcError ? refusal(error, caller) ?? error : error
-  }
-}
-
-/** Null: it is not the caller's fault. */
-function refusal({ status, code, message, error }: RpcError, { isPlatform }: Caller): HttpError | null {
-  if (error !== null && code.startsWith('BL')) return new HttpError(statusOf(error), error, message)
-  if (isPlatform) return null
-  // Without execute right PostgREST answers 401 to anon and 403 to a user.
-  if (status === 401) {
-    return new HttpError(401, 'not_authenticated', 'The bearer token is not valid, or has expired')
-  }
-  if (status === 403) return new HttpError(403, 'not_allowed', 'Your role does not allow this')
-  return null
-}
-
-function statusOf(error: string): number {
-  if (error === 'not_authenticated') return 401
-  if (error === 'not_allowed') return 403
-  if (error.endsWith('_not_found')) return 404
-  if (error === 'instance_exists' || error === 'instance_disconnected') return 409
-  return 400
 }
