@@ -20,17 +20,20 @@ export class RpcError extends Error {
   }
 }
 
-// Longer than any statement may take: only a Data API that hangs gets here.
-const TIMEOUT_MS = 30_000
+export interface RpcOptions {
+  /** A user's token, on top of the publishable key: the call is his. */
+  bearer?: string
+  /** By default longer than a request's statements may take: only a Data API that hangs gets there. */
+  timeoutMs?: number
+}
 
-/** With the secret key for the function's own calls, or a user's bearer token on top of the publishable key. */
-export function createRpc(url: string, apiKey: string, bearer?: string): Rpc {
+export function createRpc(url: string, apiKey: string, { bearer, timeoutMs = 30_000 }: RpcOptions = {}): Rpc {
   const client = createClient(url, apiKey, {
     auth: { persistSession: false, autoRefreshToken: false, detectSessionInUrl: false },
     ...(bearer === undefined ? {} : { global: { headers: { authorization: `Bearer ${bearer}` } } }),
   })
   return async (name, args) => {
-    const { data, error, status } = await client.rpc(name, args).abortSignal(AbortSignal.timeout(TIMEOUT_MS))
+    const { data, error, status } = await client.rpc(name, args).abortSignal(AbortSignal.timeout(timeoutMs))
     // What something in between answers has no code, whatever its type says.
     if (error) throw new RpcError(status, error.code ?? '', error.message, businessError(error.details))
     return data

@@ -18,7 +18,7 @@ const meta = createMetaProvider({
 
 Deno.serve(createHandler({
   platformRpc,
-  userRpc: (bearer) => createRpc(url, apiKey, bearer),
+  userRpc: (bearer) => createRpc(url, apiKey, { bearer }),
   secretKeys,
   secrets,
   providers: new Map([[meta.name, meta]]),

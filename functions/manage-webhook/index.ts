@@ -10,7 +10,7 @@ const apiKey = publishableKey(Deno.env)
 
 Deno.serve(createHandler({
   platformRpc: createRpc(url, secretKey),
-  userRpc: (bearer) => createRpc(url, apiKey, bearer),
+  userRpc: (bearer) => createRpc(url, apiKey, { bearer }),
   secretKeys,
   secrets: await createSecretBox(required(Deno.env, 'BALCAO_ENCRYPTION_KEYS')),
   resolve: systemResolve,

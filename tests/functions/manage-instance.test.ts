@@ -108,7 +108,7 @@ async function withFunction(
   const { log, lines } = recordedLog()
   const handler = createHandler({
     platformRpc,
-    userRpc: (bearer) => createRpc(url, PUBLISHABLE_KEY, bearer),
+    userRpc: (bearer) => createRpc(url, PUBLISHABLE_KEY, { bearer }),
     secretKeys: [SECRET_KEY, OTHER_SECRET_KEY],
     secrets,
     providers: new Map([[meta.name, meta]]),

@@ -67,7 +67,7 @@ async function withFunction(answer: Answer, story: (tools: Tools) => Promise<voi
   const { log, lines } = recordedLog()
   const handler = createHandler({
     platformRpc: createRpc(url, SECRET_KEY),
-    userRpc: (bearer) => createRpc(url, PUBLISHABLE_KEY, bearer),
+    userRpc: (bearer) => createRpc(url, PUBLISHABLE_KEY, { bearer }),
     secretKeys: [SECRET_KEY],
     secrets: await secretBox(),
     resolve: options.resolve ?? (() => Promise.resolve(['8.8.8.8'])),
