@@ -74,7 +74,8 @@ export function startTicker(options: TickerOptions): Ticker {
   async function tick(): Promise<void> {
     while (!stopping.signal.aborted) {
       const started = performance.now()
-      await call('cron-refresh')
+      // Not waited for: a function that takes a minute must not stop the clock.
+      await call('cron-refresh', '?wait=false')
       await pause(Math.max(0, everyMs - (performance.now() - started)))
     }
   }
@@ -96,11 +97,11 @@ export function startTicker(options: TickerOptions): Ticker {
     }
   }
 
-  async function call(name: string): Promise<void> {
+  async function call(name: string, query = ''): Promise<void> {
     if (stopping.signal.aborted) return
     const signal = AbortSignal.any([givingUp.signal, AbortSignal.timeout(CALL_TIMEOUT_MS)])
     try {
-      const response = await fetch(`${functionsUrl}/${name}`, {
+      const response = await fetch(`${functionsUrl}/${name}${query}`, {
         method: 'POST',
         headers: { 'content-type': 'application/json', apikey: secretKey },
         body: '{}',

@@ -1,4 +1,5 @@
-// The frame around every handler: each request has one answer and one log line, whatever happens inside.
+// The frame around every handler: each request has one answer and one log line, whatever happens inside. A function that
+// is called every second, mostly for nothing, may leave out the line for nothing.
 import { errorAnswer, HttpError } from './http.ts'
 import { type Log, requestId } from './log.ts'
 
@@ -6,7 +7,12 @@ import { type Log, requestId } from './log.ts'
 export type Notes = Record<string, unknown>
 export type Handle = (request: Request, notes: Notes) => Response | Promise<Response>
 
-export function answering(handle: Handle, log: Log): (request: Request) => Promise<Response> {
+export function answering(
+  handle: Handle,
+  log: Log,
+  /** Of what succeeded; what did not is always worth one. */
+  isWorthALine: (notes: Notes) => boolean = () => true,
+): (request: Request) => Promise<Response> {
   return async (request) => {
     const startedAt = performance.now()
     const id = requestId(request)
@@ -15,6 +21,7 @@ export function answering(handle: Handle, log: Log): (request: Request) => Promi
     // Answered without reading the body: who holds the connection shall not wait for us to do so.
     if (request.body !== null && !request.bodyUsed) await request.body.cancel()
     response.headers.set('x-request-id', id)
+    if (response.status < 400 && !isWorthALine(notes)) return response
     log(response.status >= 500 ? 'error' : response.status >= 400 ? 'warn' : 'info', 'request', {
       request_id: id,
       method: request.method,

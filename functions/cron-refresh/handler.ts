@@ -40,31 +40,36 @@ export function createHandler(
 ): (request: Request) => Promise<Response> {
   const run = createScheduleRunner({ rpc, functions, log })
 
-  return answering(async (request, notes) => {
-    const url = new URL(request.url)
-    if (pathBelow('cron-refresh', url).length > 0) {
-      throw new HttpError(404, 'not_found', 'There is nothing here')
-    }
-    if (request.method !== 'POST') throw methodNotAllowed('POST')
-    await requirePlatform(request, { secretKeys, cronSecret })
-    const { name } = await requested(request)
-    const isAwaited = url.searchParams.get('wait') !== 'false'
-    notes['wait'] = isAwaited
+  return answering(
+    async (request, notes) => {
+      const url = new URL(request.url)
+      if (pathBelow('cron-refresh', url).length > 0) {
+        throw new HttpError(404, 'not_found', 'There is nothing here')
+      }
+      if (request.method !== 'POST') throw methodNotAllowed('POST')
+      await requirePlatform(request, { secretKeys, cronSecret })
+      const { name } = await requested(request)
+      const isAwaited = url.searchParams.get('wait') !== 'false'
+      Object.assign(notes, { wait: isAwaited, name })
 
-    const work = name === undefined ? runDue() : runNamed(name)
-    // Who waits may still hang up long before a slow schedule ends.
-    inBackground(work.catch((error) => {
-      if (!isAwaited) log('error', 'schedules did not run', { error: reasonOf(error) })
-    }))
-    if (!isAwaited) return Response.json({ accepted: true }, { status: 202 })
+      const work = name === undefined ? runDue() : runNamed(name)
+      // Who waits may still hang up long before a slow schedule ends.
+      inBackground(work.catch((error) => {
+        if (!isAwaited) log('error', 'schedules did not run', { error: reasonOf(error) })
+      }))
+      if (!isAwaited) return Response.json({ accepted: true }, { status: 202 })
 
-    const outcomes = await work
-    const ran = outcomes.filter((outcome) => outcome.ran).map(({ ran: _ran, ...outcome }) => outcome)
-    const skipped = outcomes.filter((outcome) => !outcome.ran).map(({ ran: _ran, ...outcome }) => outcome)
-    notes['ran'] = ran.length
-    notes['failed'] = ran.filter((outcome) => 'error' in outcome).map(({ name }) => name)
-    return Response.json({ ran, skipped })
-  }, log)
+      const outcomes = await work
+      const ran = outcomes.filter((outcome) => outcome.ran).map(({ ran: _ran, ...outcome }) => outcome)
+      const skipped = outcomes.filter((outcome) => !outcome.ran).map(({ ran: _ran, ...outcome }) => outcome)
+      notes['ran'] = ran.length
+      notes['failed'] = ran.filter((outcome) => 'error' in outcome).map(({ name }) => name)
+      return Response.json({ ran, skipped })
+      // Whatever runs has a line of its own.
+    },
+    log,
+    ({ name, ran }) => name !== undefined || Number(ran ?? 0) > 0,
+  )
 
   async function runDue(): Promise<Outcome[]> {
     const due = dueAnswer.parse(await rpc('due_schedules', {}))

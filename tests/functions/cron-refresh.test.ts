@@ -474,3 +474,29 @@ Deno.test('when nobody waits, what went wrong is in the log', async () => {
     assert.ok(lines.some((line) => line.includes('schedules did not run') && line.includes('no connection')))
   })
 })
+
+Deno.test('a call for nothing leaves no line, however it was made', async () => {
+  const running = () => ({ ran: false, reason: 'already_running', kind: 'sql' })
+  await withCron(
+    { due_schedules: () => [sql('slow')], run_schedule: running },
+    async ({ call, lines, kept }) => {
+      await ranIn(await call({}))
+      assert.equal((await call({}, undefined, undefined, '?wait=false')).status, 202)
+      await Promise.all(kept)
+      assert.deepEqual(lines, [])
+      // Somebody wanted this one.
+      await ranIn(await call({ name: 'slow' }))
+      assert.equal(lines.length, 1)
+      assert.equal((await call({}, {})).status, 401)
+      assert.equal(lines.length, 2)
+    },
+  )
+  await withCron(
+    { due_schedules: () => [sql('partitions')], run_schedule: started },
+    async ({ call, lines, kept }) => {
+      assert.equal((await call({}, undefined, undefined, '?wait=false')).status, 202)
+      await Promise.all(kept)
+      assert.deepEqual(lines.map((line) => JSON.parse(line).event), ['schedule'])
+    },
+  )
+})

@@ -49,6 +49,8 @@ interface Functions {
   /** Calls that wait for an answer; null answers at once. */
   held: ServerResponse[] | null
   keys: Set<string | undefined>
+  /** How each was called, by function and query. */
+  queries: Set<string>
   status: number
 }
 
@@ -59,10 +61,13 @@ async function functionsThat(holds: 'answer' | 'keep waiting'): Promise<Function
     called: { 'cron-refresh': 0, 'queue-worker': 0 },
     held: holds === 'answer' ? null : [],
     keys: new Set(),
+    queries: new Set(),
     status: 200,
   }
   const server = createServer((request, response) => {
-    const name = request.url?.slice(1) ?? ''
+    const { pathname, search } = new URL(request.url ?? '', 'http://functions')
+    const name = pathname.slice(1)
+    functions.queries.add(`${name}${search}`)
     functions.called[name] = (functions.called[name] ?? 0) + 1
     functions.keys.add(request.headers.apikey?.toString())
     response.statusCode = functions.status
@@ -112,11 +117,12 @@ async function wake(url = databaseUrl, times = 1): Promise<void> {
   }, url)
 }
 
-test('cron-refresh is called again and again, with the secret key', async () => {
+test('cron-refresh is called again and again, with the secret key, and what it runs is not waited for', async () => {
   const functions = await functionsThat('answer')
   tickerOn(functions)
   await eventually(() => (functions.called['cron-refresh'] ?? 0) >= 5)
   expect(functions.keys).toEqual(new Set(['sb_secret_test']))
+  expect([...functions.queries].filter((call) => call.startsWith('cron-refresh'))).toEqual(['cron-refresh?wait=false'])
 })
 
 test('not while an earlier call is under way', async () => {
