@@ -338,7 +338,7 @@ begin
 end;
 $$;
 comment on function public.retry_message(uuid, uuid) is
-  'Sends what failed again, as a new message: late news of the first one cannot be taken for news of the second. Twice is once. Attendants and up. Errors: as send_message(), and message_not_found, message_not_failed.';
+  'Sends what failed again, as a new message: late news of the first one cannot be taken for news of the second. Twice is once. Attendants and up. Errors: not_allowed, message_not_found, message_not_failed, conversation_closed, instance_disconnected, sending_stopped.';
 grant execute on function public.retry_message(uuid, uuid) to authenticated, service_role;
 
 -- What becomes of it ----------------------------------------------------------------------------------------------

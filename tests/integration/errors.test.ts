@@ -1,6 +1,6 @@
 // The list of business errors is true: what the database can raise, the types name and the documentation explains.
 
-import { readFile } from 'node:fs/promises'
+import { readdir, readFile } from 'node:fs/promises'
 import { join } from 'node:path'
 import postgres from 'postgres'
 import { afterAll, beforeAll, expect, test } from 'vitest'
@@ -42,6 +42,21 @@ test('docs/errors.md explains exactly these', async () => {
   const text = await readFile(join(PROJECT_DIR, 'docs', 'errors.md'), 'utf8')
   const explained = [...text.matchAll(/^\| (BL\d{3}) \| `(\w+)` \|/gm)].map(([, code, name]) => `${code} ${name}`)
   expect(explained.sort()).toEqual(listed)
+})
+
+test('docs/errors.md explains what the edge functions answer, and what they note on a message', async () => {
+  const text = await readFile(join(PROJECT_DIR, 'docs', 'errors.md'), 'utf8')
+  const folder = join(PROJECT_DIR, 'functions')
+  const files = (await readdir(folder, { recursive: true })).filter((name) => name.endsWith('.ts'))
+  const codes = new Set<string>()
+  for (const file of files) {
+    const source = await readFile(join(folder, file), 'utf8')
+    for (const [, code = ''] of source.matchAll(/new HttpError\(\s*\d+,\s*'([a-z_]+)'/g)) codes.add(code)
+    for (const [, code = ''] of source.matchAll(/result: 'failed', code: '([a-z_]+)'/g)) codes.add(code)
+  }
+  expect(codes.size).toBeGreaterThan(15)
+  const unexplained = [...codes].filter((code) => !text.includes(`\`${code}\``) && !code.endsWith('_not_found'))
+  expect(unexplained).toEqual([])
 })
 
 test('the errors that a function announces in its comment are errors that there are', async () => {
