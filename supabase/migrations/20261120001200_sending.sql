@@ -46,6 +46,19 @@ end;
 $$;
 comment on function private.require_sendable(boolean, text, text) is 'Error invalid_message, unless the rule is kept.';
 
+create function private.is_text(value text, longest int)
+returns boolean
+language plpgsql
+immutable
+set search_path = ''
+as $$
+begin
+  -- It is sent as it is, so what is counted is what is sent.
+  return value ~ '\S' and length(value) <= longest;
+end;
+$$;
+comment on function private.is_text(text, int) is 'Whether there is something to read, of at most so many characters.';
+
 create function private.texts_fit(texts jsonb, key text, longest int)
 returns boolean
 language plpgsql
@@ -56,7 +69,7 @@ begin
   return jsonb_typeof(texts) = 'array' and not exists (
     select
     from jsonb_array_elements(texts) t
-    where jsonb_typeof(t -> key) is distinct from 'string' or length(btrim(t ->> key)) not between 1 and longest
+    where jsonb_typeof(t -> key) is distinct from 'string' or private.is_text(t ->> key, longest) is not true
   );
 end;
 $$;
@@ -73,14 +86,14 @@ declare
 begin
   case message_type
     when 'text' then
-      perform private.require_sendable(length(btrim(content)) between 1 and 4096, 'content', 'A text has 1 to 4096 characters');
+      perform private.require_sendable(private.is_text(content, 4096), 'content', 'A text has 1 to 4096 characters');
     when 'interactive' then
       perform private.require_sendable(payload ->> 'type' in ('button', 'list'), 'payload.type', 'payload.type is "button" or "list"');
       perform private.require_sendable(
-        length(btrim(content)) between 1 and case payload ->> 'type' when 'button' then 1024 else 4096 end,
+        private.is_text(content, case payload ->> 'type' when 'button' then 1024 else 4096 end),
         'content', 'content, the body, has 1 to 1024 characters above buttons, 4096 above a list');
       perform private.require_sendable(
-        length(coalesce(payload ->> 'header', 'x')) between 1 and 60 and length(coalesce(payload ->> 'footer', 'x')) between 1 and 60,
+        private.is_text(coalesce(payload ->> 'header', 'x'), 60) and private.is_text(coalesce(payload ->> 'footer', 'x'), 60),
         'payload.header', 'header and footer have 1 to 60 characters');
       if payload ->> 'type' = 'button' then
         perform private.require_sendable(
@@ -88,13 +101,16 @@ begin
             and jsonb_array_length(payload -> 'buttons') between 1 and 3,
           'payload.buttons', '1 to 3 buttons {id, title}; a title has at most 20 characters, an id 256');
         all_rows := payload -> 'buttons';
+        perform private.require_sendable(
+          (select count(distinct button ->> 'title') from jsonb_array_elements(all_rows) button) = jsonb_array_length(all_rows),
+          'payload.title', 'Each button has a title of its own');
       else
         perform private.require_sendable(
-          length(btrim(payload ->> 'button')) between 1 and 20, 'payload.button', 'payload.button, which opens the list, has 1 to 20 characters');
+          private.is_text(payload ->> 'button', 20), 'payload.button', 'payload.button, which opens the list, has 1 to 20 characters');
         perform private.require_sendable(
           jsonb_typeof(payload -> 'sections') = 'array' and jsonb_array_length(payload -> 'sections') between 1 and 10
             and (
-              jsonb_array_length(payload -> 'sections') = 1 and length(coalesce(payload #>> '{sections,0,title}', 'x')) between 1 and 24
+              jsonb_array_length(payload -> 'sections') = 1 and private.is_text(coalesce(payload #>> '{sections,0,title}', 'x'), 24)
               or private.texts_fit(payload -> 'sections', 'title', 24)),
           'payload.sections', '1 to 10 sections; each has a title of at most 24 characters if there are several');
         select jsonb_agg(row) into all_rows
@@ -141,7 +157,7 @@ begin
         content is null or length(content) <= 1024 and message_type not in ('audio', 'sticker'),
         'content', 'content, the caption, has at most 1024 characters; audio and stickers have none');
       perform private.require_sendable(
-        length(coalesce(payload ->> 'filename', 'x')) between 1 and 240, 'payload.filename', 'A file name has 1 to 240 characters');
+        private.is_text(coalesce(payload ->> 'filename', 'x'), 240), 'payload.filename', 'A file name has 1 to 240 characters');
     else
       perform private.require_sendable(false, 'message_type', format('A message of type %s cannot be sent', message_type));
   end case;

@@ -2,7 +2,7 @@
 begin;
 -- What this story defines may run as anyone; rolled back with the rest.
 alter default privileges grant execute on functions to public;
-select plan(54);
+select plan(56);
 
 select tests.a_tenant('clinic');
 select tests.a_tenant('petshop');
@@ -186,10 +186,12 @@ update held set job = pg_temp.work();
 select is(public.begin_send(job) ->> 'action', 'send', 'a template does') from held;
 
 -- Bad input ---------------------------------------------------------------------------------------------------------------
-select throws_ok($$ select pg_temp.send('x', '   ') $$, 'BL205', null, 'a blank text is refused');
+select throws_ok($$ select pg_temp.send('x', E' \n\t ') $$, 'BL205', null, 'a blank text is refused');
 select throws_ok($$ select pg_temp.send('x', repeat('é', 4097)) $$, 'BL205', null, 'a text that is too long too');
 select throws_ok($$ select pg_temp.send('x', 'Escolha', null, 'interactive', '{"type": "button", "buttons": [{"id": "1", "title": "a"}, {"id": "2", "title": "b"}, {"id": "3", "title": "c"}, {"id": "4", "title": "d"}]}') $$, 'BL205', null, 'four buttons');
 select throws_ok($$ select pg_temp.send('x', 'Escolha', null, 'interactive', '{"type": "button", "buttons": [{"id": "1", "title": "a"}, {"id": "1", "title": "b"}]}') $$, 'BL205', null, 'two buttons with one id');
+select throws_ok($$ select pg_temp.send('x', 'Escolha', null, 'interactive', '{"type": "button", "buttons": [{"id": "1", "title": "a"}, {"id": "2", "title": "a"}]}') $$, 'BL205', null, 'two that read the same');
+select throws_ok($$ select pg_temp.send('x', 'Escolha', null, 'interactive', '{"type": "button", "buttons": [{"id": "1", "title": " a title of 20 chars "}]}') $$, 'BL205', null, 'a title that fits only without its spaces, which are sent too');
 select throws_ok($$ select pg_temp.send('x', null, null, 'image', '{"link": "http://a.example/x.png"}') $$, 'BL205', null, 'a link without TLS');
 select throws_ok(
   format($$ select pg_temp.send('x', null, null, 'image', '{"path": "media/%s/outgoing/x.png"}') $$, tests.the('petshop', 'organization_id')),
