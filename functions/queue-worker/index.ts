@@ -36,11 +36,12 @@ const types = jobTypes({
   allowLoopback: Deno.env.get('BALCAO_ALLOW_LOOPBACK_WEBHOOKS') === 'true',
 })
 
+const wake = createWake({ url, secretKey, background: inBackground, log })
 const handler = createHandler({
   secrets: { secretKeys, cronSecret: Deno.env.get('BALCAO_CRON_SECRET') },
-  startRun: (chosenTypes) => startRun({ rpc, jobTypes: types, settings, log }, chosenTypes),
+  startRun: (chosenTypes) => startRun({ rpc, jobTypes: types, settings, log, onFull: wake }, chosenTypes),
   background: inBackground,
-  wake: createWake({ url, secretKey, background: inBackground, log }),
+  wake,
   log,
 })
 

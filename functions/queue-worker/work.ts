@@ -23,6 +23,8 @@ export interface Dependencies {
   jobTypes: ReadonlyMap<string, JobType>
   settings: Settings
   log: Log
+  /** All slots are held by jobs that take their time, and more may be due: another run is wanted. */
+  onFull?: () => void
   now?: () => Date
   pause?: Pause
 }
@@ -70,6 +72,8 @@ interface RunningJob {
 const RETRY_PAUSES = [200, 1000, 3000]
 // While something runs, new work shall not wait for its end.
 const POLL_MS = 500
+// A job that lasts longer than this waits for somebody else, a receiver that does not answer for instance.
+const FULL_MS = 300
 // Whoever ends the isolate does not wait long.
 const STOP_GRACE_MS = 1500
 // Parts of the budget: until when jobs are claimed, and when those are broken off that still run.
@@ -90,7 +94,7 @@ const jobRows = z.array(z.looseObject({
 const stillHeld = z.array(z.looseObject({ organization_id: z.string(), id: z.string() }))
 
 export function startRun(
-  { rpc, jobTypes, settings, log, now = () => new Date(), pause = realPause }: Dependencies,
+  { rpc, jobTypes, settings, log, onFull, now = () => new Date(), pause = realPause }: Dependencies,
   chosenTypes: readonly string[] | null = null,
 ): Run {
   const { slots, budgetMs, maxJobs, leaseMs } = settings
@@ -153,6 +157,10 @@ export function startRun(
     while (stopAt === Infinity && elapsed() < claimUntil && counts.claimed < maxJobs) {
       const room = Math.min(slots - running.size, maxJobs - counts.claimed)
       if (room === 0) {
+        await bell.heard(Math.min(FULL_MS, claimUntil - elapsed()))
+        if (running.size < slots || stopAt !== Infinity) continue
+        // Once: whoever enqueues from now on wakes another run himself.
+        onFull?.()
         await bell.heard(claimUntil - elapsed())
         continue
       }

@@ -625,3 +625,33 @@ Deno.test('a handler is told who holds the job', async () => {
     [{ organization_id: CLINIC, id: aJob(5).id, fencing_token: 7 }, 3, 8, { name: 'n5' }],
   ])
 })
+
+Deno.test('a run whose slots are all held by slow jobs asks for another one, once, and a busy one does not', async () => {
+  const { promise: released, resolve: release } = Promise.withResolvers<void>()
+  const isSlow = ({ payload }: { payload: { name: string } }) => payload.name === 'slow'
+  const types = greet(async (job) => {
+    if (isSlow(job)) await released
+    return { kind: 'completed' }
+  })
+  const slow = (number: number) => aJob(number, { payload: { name: 'slow' } })
+  const queue = queueOf([slow(1), slow(2), slow(3), slow(4), aJob(5), aJob(6)])
+  const { log } = recordedLog()
+  const { promise: full, resolve: isFull } = Promise.withResolvers<void>()
+  let times = 0
+  const onFull = () => {
+    times += 1
+    isFull()
+  }
+  const first = startRun({ rpc: queue.rpc, jobTypes: types, settings: DEFAULTS, log, onFull })
+  await full
+  // It has room, and what the first one could not take.
+  const second = await startRun({ rpc: queue.rpc, jobTypes: types, settings: DEFAULTS, log, onFull }).finished
+  assert.deepEqual([second.completed, second.drained], [2, true])
+  release()
+  assert.equal((await first.finished).completed, 4)
+  assert.equal(times, 1)
+
+  const busy = queueOf(Array.from({ length: 40 }, (_job, index) => aJob(index + 1)))
+  await startRun({ rpc: busy.rpc, jobTypes: types, settings: DEFAULTS, log, onFull }).finished
+  assert.equal(times, 1)
+})
