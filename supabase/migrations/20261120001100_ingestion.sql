@@ -800,6 +800,9 @@ begin
     perform set_config('plan_cache_mode', 'force_custom_plan', true);
   end if;
 
+  -- The caller wakes the worker when this is committed. A NOTIFY from here would make deliveries commit one by one.
+  perform set_config('balcao.worker_is_woken', 'yes', true);
+
   select a.* into app from private.meta_apps a where a.app_key = ingest_webhook.app_key;
   if not found then
     perform private.raise_error('BL102', 'app_not_found', 'There is no such Meta app');

@@ -348,9 +348,10 @@ begin
     select row(d.organization_id, 'deliver_webhook', jsonb_build_object('delivery_id', d.id), 5, null, null, null, 30)::private.new_job
     from unnest(deliveries) d
   ));
+  perform private.wake_worker();
 end;
 $$;
-comment on function private.enqueue_deliveries(public.webhook_deliveries[]) is 'A job for each delivery; behind what customers wait for.';
+comment on function private.enqueue_deliveries(public.webhook_deliveries[]) is 'A job for each delivery, behind what customers wait for; and wakes the worker.';
 
 create function private.emit_webhook_events(events private.webhook_event[])
 returns void
@@ -826,7 +827,6 @@ begin
     where d.organization_id = delivery.organization_id and d.id = delivery.id
     returning d.* into delivery;
     perform private.enqueue_deliveries(array[delivery]);
-    perform private.wake_worker();
   end if;
   return delivery;
 end;
@@ -874,7 +874,6 @@ begin
   )
   returning * into delivery;
   perform private.enqueue_deliveries(array[delivery]);
-  perform private.wake_worker();
   return delivery;
 end;
 $$;
