@@ -10,7 +10,7 @@ import type { Rpc } from '../_shared/rpc.ts'
 import type { SecretBox } from '../_shared/secrets.ts'
 import { claimOf, isLeaseLost, type Job, type JobType, type Outcome } from './job.ts'
 import { patientRpc, type Pause, pause as realPause } from './patient-rpc.ts'
-import { type Storage, StorageFailure } from './storage.ts'
+import { isFilePath, type Storage, StorageFailure } from './storage.ts'
 
 export interface Dependencies {
   rpc: Rpc
@@ -114,8 +114,7 @@ export function sendMessage(
     if (typeof path !== 'string') return { ...message, recipient, attempt }
 
     const [bucket, folder, ...rest] = path.split('/')
-    const isOurs = bucket === 'media' && folder === organizationId && rest.length > 0 &&
-      !rest.some((segment) => segment === '' || segment === '.' || segment === '..')
+    const isOurs = bucket === 'media' && folder === organizationId && rest.length > 0 && isFilePath(path)
     if (!isOurs) {
       const problem = "payload.path is not a file of this organization's"
       return { result: 'failed', code: 'invalid_payload', message: problem, api_call: null }

@@ -20,6 +20,16 @@ export class StorageFailure extends Error {
   }
 }
 
+// What a URL parser, a decoder or a file system would read as something else than a letter of the name.
+// deno-lint-ignore no-control-regex -- a tab or a line end is dropped from a URL without a word.
+const MISREAD = /[%\\?#\u0000-\u001f\u007f]/
+
+/** Whether a path names one file and cannot be led out of its folder. */
+export function isFilePath(path: string): boolean {
+  return path.isWellFormed() && !MISREAD.test(path) &&
+    path.split('/').every((segment) => segment !== '' && segment !== '.' && segment !== '..')
+}
+
 /** `publicUrl` is where the world reaches Storage, if that is elsewhere. */
 export function createStorage(
   { url, secretKey, publicUrl = url }: { url: string; secretKey: string; publicUrl?: string },
@@ -30,7 +40,7 @@ export function createStorage(
   return {
     async upload(bucket, path, file, contentType) {
       // Without duplex a stream would be read into memory first.
-      const { error } = await storage.from(bucket).upload(path, file, {
+      const { error } = await storage.from(bucket).upload(encoded(path), file, {
         contentType,
         upsert: true,
         duplex: 'half',
@@ -38,15 +48,27 @@ export function createStorage(
       if (error) throw failure(error)
     },
     async remove(bucket, path) {
+      // This one goes in the body.
+      if (!isFilePath(path)) throw notAFile()
       const { error } = await storage.from(bucket).remove([path])
       if (error) throw failure(error)
     },
     async signedUrl(bucket, path, seconds) {
-      const { data, error } = await storage.from(bucket).createSignedUrl(path, seconds)
+      const { data, error } = await storage.from(bucket).createSignedUrl(encoded(path), seconds)
       if (error) throw failure(error)
       return data.signedUrl.startsWith(url) ? publicUrl + data.signedUrl.slice(url.length) : data.signedUrl
     },
   }
+}
+
+/** The client puts a path into its URL as it is; Storage decodes once what it finds there, and the client its answer. */
+function encoded(path: string): string {
+  if (!isFilePath(path)) throw notAFile()
+  return encodeURI(path)
+}
+
+function notAFile(): StorageFailure {
+  return new StorageFailure(400, 'this is not the path of a file')
 }
 
 /** Storage tells its own status in the body: the HTTP status of a missing file is 400. */

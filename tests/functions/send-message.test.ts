@@ -187,6 +187,13 @@ Deno.test("nobody else's file is lent out", async () => {
     `media/${CLINIC}/../0193f2b4-0000-7000-8000-00000000c222/x.pdf`,
     `media/${CLINIC}//x.pdf`,
     '',
+    // What a URL parser makes of these leads out of the organization's folder.
+    `media/${CLINIC}/%2e%2e/0193f2b4-0000-7000-8000-00000000c222/x.pdf`,
+    `media/${CLINIC}/x\\..\\..\\0193f2b4-0000-7000-8000-00000000c222\\x.pdf`,
+    `media/${CLINIC}/.\t./0193f2b4-0000-7000-8000-00000000c222/x.pdf`,
+    `media/${CLINIC}/x.pdf?download`,
+    `media/${CLINIC}/x#y.pdf`,
+    `media/${CLINIC}/\ud800.pdf`,
   ]
   for (const path of paths) {
     const told = await sent(await order({}, { message_type: 'image', payload: { path } }))
