@@ -100,7 +100,7 @@ export function safeText(text: string, hidden: Iterable<string> = []): string {
     .replace(/\b(bearer|apikey)[ :]+\S+/gi, '$1 […]')
     .replace(/\b(EAA[\w-]{8,}|sb_secret_\S+|whsec_\S+|ey[\w-]{8,}\.[\w-]+\.[\w-]*)/g, '[…]')
     .replace(/(https?:\/\/[^\s?#"'<>]+)[?#][^\s"'<>)]*/g, '$1')
-    .replace(/\bwamid\.\S+/g, shortened)
+    .replace(/\bwamid\.\S+/g, shortenedMessageId)
     .replace(/(?<![\w-])\+?\d[\d ()-]{8,}\d(?![\w-])/g, maskedNumber)
     // deno-lint-ignore no-control-regex -- they are what has to go.
     .replace(/[\u0000-\u001f\u007f-\u009f]+/g, ' ')
@@ -136,7 +136,7 @@ function redacted(value: unknown, hidden: Set<string>, parent = '', key = '', de
   }
   if (isListed(MESSAGE_IDS)) {
     hidden.add(text)
-    return shortened(text)
+    return shortenedMessageId(text)
   }
   // A keyword or an id has no spaces; whatever has some was written by somebody.
   if (isListed(KEPT) && /^[\w.:;=/+-]{1,120}$/.test(text)) {
@@ -157,8 +157,8 @@ function maskedNumber(found: string): string {
   return digits < 10 || /^\d{4}-\d\d-\d\d/.test(found) ? found : masked(found)
 }
 
-/** The number stands in the first half. */
-function shortened(id: string): string {
+/** Of a message's id at WhatsApp, its end: the number stands in the first half. */
+export function shortenedMessageId(id: string): string {
   return id.length < 40 ? '…' : `…${id.slice(-12)}`
 }
 

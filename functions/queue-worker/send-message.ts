@@ -5,7 +5,7 @@ import { z } from 'zod'
 import type { Log } from '../_shared/log.ts'
 import type { OutboundMessage, SendOutcome } from '../_shared/providers/outbound-message.ts'
 import type { Provider } from '../_shared/providers/provider.ts'
-import { reasonOf } from '../_shared/redact.ts'
+import { reasonOf, shortenedMessageId } from '../_shared/redact.ts'
 import type { Rpc } from '../_shared/rpc.ts'
 import type { SecretBox } from '../_shared/secrets.ts'
 import { claimOf, isLeaseLost, type Job, type JobType, type Outcome } from './job.ts'
@@ -53,16 +53,23 @@ const begun = z.discriminatedUnion('action', [
 export function sendMessage(
   { rpc, secrets, storage, providers, pause = realPause }: Dependencies,
 ): JobType<typeof payloadSchema> {
-  const patient = patientRpc(rpc, { pauses: BEGIN_PAUSES, pause })
   return {
     schema: payloadSchema,
     // The call, and the patience that its answer deserves.
     timeoutMs: 50_000,
 
     async handle(job, { signal, now, log }) {
+      // Before the database announces the call: a process may stand still between that and its answer, too.
+      let askedAt = 0
+      const ask: Rpc = (name, args) => {
+        askedAt = now().getTime()
+        return rpc(name, args)
+      }
+      const patient = patientRpc(ask, { pauses: BEGIN_PAUSES, pause })
       const answer = begun.parse(await patient('begin_send', { job: claimOf(job) }))
       if (answer.action === 'done') return { kind: 'ended', result: answer.reason ?? 'nothing to send' }
-      const outcome = await attempt(job, answer, signal, now)
+      const isStale = () => now().getTime() - askedAt > STALE_AFTER_MS
+      const outcome = await attempt(job, answer, signal, isStale)
       return await finish(job, outcome, log)
     },
   }
@@ -72,9 +79,8 @@ export function sendMessage(
     job: Job,
     order: SendOrder,
     signal: AbortSignal,
-    now: () => Date,
+    isStale: () => boolean,
   ): Promise<SendOutcome> {
-    const begunAt = now().getTime()
     try {
       const provider = providers.get(order.instance.provider)
       if (provider === undefined) {
@@ -89,7 +95,7 @@ export function sendMessage(
         }),
       ])
       if ('result' in message) return message
-      if (now().getTime() - begunAt > STALE_AFTER_MS) throw new Error('The worker stood still for too long')
+      if (isStale()) throw new Error('The worker stood still for too long')
       return await provider.send(message, { externalId: order.instance.external_id, accessToken }, signal)
     } catch (error) {
       // A provider does not throw: we did not get as far as the call.
@@ -136,7 +142,9 @@ export function sendMessage(
       organization_id: job.organization_id,
       message_id: messageIdOf(job),
       result: outcome.result,
-      ...(outcome.result === 'accepted' ? { whatsapp_message_id: outcome.whatsapp_message_id } : {}),
+      ...(outcome.result === 'accepted'
+        ? { whatsapp_message_id: shortenedMessageId(outcome.whatsapp_message_id) }
+        : {}),
     }
     const patient = patientRpc(rpc, {
       pauses: FINISH_PAUSES,
