@@ -70,7 +70,10 @@ export class PostgresServer {
       log_min_duration_statement: '1000',
       jit: 'off',
       ...(preload.length > 0 ? { shared_preload_libraries: preload.join(',') } : {}),
-      ...(preload.includes('pg_cron') ? { 'cron.database_name': 'postgres', 'cron.host': socketDir } : {}),
+      // Over a connection it would need a password file; as a worker inside the server it needs none.
+      ...(preload.includes('pg_cron')
+        ? { 'cron.database_name': 'postgres', 'cron.use_background_workers': 'on', max_worker_processes: '24' }
+        : {}),
     }
     this.service = new Service('postgres', {
       table,

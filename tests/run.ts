@@ -14,6 +14,7 @@ import { cliEnvironment, supabaseCli } from '../local/migrations.ts'
 import { type Finished, isAlive, ProcessTable, stopOrphan } from '../local/processes.ts'
 import { PROJECT_DIR } from '../local/environment.ts'
 import { clearAfterCrash, type Stack, startStack } from '../local/stack.ts'
+import { watchPgCron } from './support/pg-cron.ts'
 import { checkFunctions, runDatabaseTests } from './support/pgtap.ts'
 import { indent, type Outcome, sum } from './support/report.ts'
 import { RUNNING_STACK } from './support/running-stack.ts'
@@ -46,6 +47,11 @@ const sections: Record<string, Section> = {
     byDefault: false,
     needsStack: true,
     run: async (stack) => await checkFunctions((await stack()).urls),
+  },
+  'pg-cron': {
+    byDefault: false,
+    needsStack: true,
+    run: async (stack) => await watchPgCron(await stack(), interrupted.signal),
   },
   integration: {
     byDefault: true,
