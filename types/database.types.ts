@@ -394,6 +394,7 @@ export type Database = {
           'fencing_token': number
           'id': string
           'idempotency_key': string | null
+          'is_dead': boolean
           'is_due': boolean
           'job_type': string
           'last_error': string | null
@@ -416,6 +417,7 @@ export type Database = {
           'fencing_token'?: number
           'id'?: string
           'idempotency_key'?: string | null
+          'is_dead'?: never
           'is_due'?: boolean
           'job_type': string
           'last_error'?: string | null
@@ -437,6 +439,7 @@ export type Database = {
           'fencing_token'?: number
           'id'?: string
           'idempotency_key'?: string | null
+          'is_dead'?: never
           'is_due'?: boolean
           'job_type'?: string
           'last_error'?: string | null
@@ -1148,6 +1151,7 @@ export type Database = {
           'fencing_token': number
           'id': string
           'idempotency_key': string | null
+          'is_dead': boolean
           'is_due': boolean
           'job_type': string
           'last_error': string | null
@@ -1178,6 +1182,7 @@ export type Database = {
           'fencing_token': number
           'id': string
           'idempotency_key': string | null
+          'is_dead': boolean
           'is_due': boolean
           'job_type': string
           'last_error': string | null
@@ -1332,6 +1337,7 @@ export type Database = {
           'fencing_token': number
           'id': string
           'idempotency_key': string | null
+          'is_dead': boolean
           'is_due': boolean
           'job_type': string
           'last_error': string | null
@@ -1382,6 +1388,7 @@ export type Database = {
           'fencing_token': number
           'id': string
           'idempotency_key': string | null
+          'is_dead': boolean
           'is_due': boolean
           'job_type': string
           'last_error': string | null
@@ -1426,6 +1433,7 @@ export type Database = {
           'fencing_token': number
           'id': string
           'idempotency_key': string | null
+          'is_dead': boolean
           'is_due': boolean
           'job_type': string
           'last_error': string | null
@@ -1509,6 +1517,7 @@ export type Database = {
           'fencing_token': number
           'id': string
           'idempotency_key': string | null
+          'is_dead': boolean
           'is_due': boolean
           'job_type': string
           'last_error': string | null
@@ -1539,6 +1548,7 @@ export type Database = {
           'fencing_token': number
           'id': string
           'idempotency_key': string | null
+          'is_dead': boolean
           'is_due': boolean
           'job_type': string
           'last_error': string | null
@@ -1596,6 +1606,7 @@ export type Database = {
           'fencing_token': number
           'id': string
           'idempotency_key': string | null
+          'is_dead': boolean
           'is_due': boolean
           'job_type': string
           'last_error': string | null

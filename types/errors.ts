@@ -38,6 +38,7 @@ export const businessErrors = {
   BL303: 'invalid_batch',
   BL304: 'invalid_lease',
   BL305: 'invalid_outcome',
+  BL306: 'not_redrivable',
   BL310: 'webhook_endpoint_not_found',
   BL311: 'invalid_url',
   BL312: 'invalid_event_type',

@@ -36,6 +36,7 @@ create table public.message_queue (
   idempotency_key text,
   last_error text,
   completed_at timestamptz,
+  is_dead boolean not null generated always as (status = 'dead') stored,
   created_at timestamptz not null default now(),
   constraint message_queue_pkey primary key (organization_id, id),
   constraint message_queue_organization_id_fkey foreign key (organization_id) references public.organizations (id),
@@ -60,6 +61,7 @@ comment on column public.message_queue.priority is 'Lower runs first, within a t
 comment on column public.message_queue.is_due is 'run_at has come. A flag, because an index cannot know what time it is.';
 comment on column public.message_queue.fencing_token is 'Goes up at every claim; an end is accepted only with the token of the last one.';
 comment on column public.message_queue.ordering_key is 'Jobs of one key run one after the other, in the order of position.';
+comment on column public.message_queue.is_dead is 'Enums are not leakproof: a list of dead letters under RLS filters by this one.';
 comment on column public.message_queue.idempotency_key is 'Enqueueing again with the same key gives the job that is there.';
 
 create index message_queue_due_idx
@@ -69,6 +71,9 @@ comment on index public.message_queue_due_idx is
   'What can be claimed, by tenant. Tenants stand in the order of a hash: ids made in one week are neighbours, their hashes are not.';
 create index message_queue_not_due_idx on public.message_queue (run_at)
   where not is_due and status in ('pending', 'failed');
+create index message_queue_not_due_by_tenant_idx on public.message_queue (uuid_hash_extended(organization_id, 0), run_at)
+  where not is_due and status in ('pending', 'failed');
+comment on index public.message_queue_not_due_by_tenant_idx is 'What becomes due, by tenant: when very much does at one time, tenants take turns here too.';
 create index message_queue_lease_expires_at_idx on public.message_queue (lease_expires_at) where status = 'processing';
 create unique index message_queue_one_head_per_key_idx on public.message_queue (organization_id, ordering_key)
   where ordering_key is not null and status in ('pending', 'failed', 'processing');
@@ -78,7 +83,9 @@ create index message_queue_waiting_idx on public.message_queue (organization_id,
 create unique index message_queue_idempotency_key_idx on public.message_queue (organization_id, idempotency_key)
   where idempotency_key is not null;
 create index message_queue_completed_at_idx on public.message_queue (status, completed_at) where completed_at is not null;
-comment on index public.message_queue_completed_at_idx is 'Retention, and the dead letters.';
+comment on index public.message_queue_completed_at_idx is 'Retention.';
+create index message_queue_dead_idx on public.message_queue (organization_id, completed_at desc) where is_dead;
+comment on index public.message_queue_dead_idx is 'A tenant''s dead letters.';
 
 alter table public.message_queue enable row level security;
 alter table public.message_queue force row level security;
@@ -364,7 +371,73 @@ grant execute on function public.enqueue_job(uuid, text, jsonb, int, timestamptz
 
 -- Claiming ------------------------------------------------------------------------------------------------------
 
-create function private.prepare_due_jobs()
+create function private.expired_lease(job public.message_queue)
+returns text
+language plpgsql
+immutable
+set search_path = ''
+as $$
+begin
+  return 'lease_expired: ' || coalesce(job.locked_by, 'the worker') || ' did not answer in time';
+end;
+$$;
+comment on function private.expired_lease(public.message_queue) is 'What the next reader of a job finds of its last worker.';
+
+create function private.prepare_each_tenant()
+returns void
+language plpgsql
+volatile
+set search_path = ''
+set plan_cache_mode = force_generic_plan
+set enable_seqscan = off
+set enable_bitmapscan = off
+set enable_hashjoin = off
+set enable_mergejoin = off
+set enable_sort = off
+as $$
+begin
+  with recursive tenant (place) as (
+    (
+      select uuid_hash_extended(q.organization_id, 0)
+      from public.message_queue q
+      where not q.is_due and q.status in ('pending', 'failed')
+      order by uuid_hash_extended(q.organization_id, 0)
+      limit 1
+    )
+    union all
+    select next.place
+    from tenant t
+    cross join lateral (
+      select uuid_hash_extended(q.organization_id, 0) as place
+      from public.message_queue q
+      where not q.is_due and q.status in ('pending', 'failed') and uuid_hash_extended(q.organization_id, 0) > t.place
+      order by uuid_hash_extended(q.organization_id, 0)
+      limit 1
+    ) next
+  ), due as materialized (
+    select job.organization_id, job.id
+    from tenant t
+    cross join lateral (
+      select q.organization_id, q.id
+      from public.message_queue q
+      where uuid_hash_extended(q.organization_id, 0) = t.place
+        and not q.is_due
+        and q.status in ('pending', 'failed')
+        and q.run_at <= now()
+      order by uuid_hash_extended(q.organization_id, 0), q.run_at
+      limit 10
+      for update of q skip locked
+    ) job
+  )
+  update public.message_queue q
+  set is_due = true
+  from due d
+  where q.organization_id = d.organization_id and q.id = d.id;
+end;
+$$;
+comment on function private.prepare_each_tenant() is 'Of each tenant the first ten jobs that have become due.';
+
+create function private.bury_one_job()
 returns void
 language plpgsql
 volatile
@@ -372,7 +445,52 @@ set search_path = ''
 set enable_seqscan = off
 as $$
 declare
-  given_up private.queue_key[];
+  job public.message_queue;
+begin
+  -- One a claim: what a dead job tells its message locks the customer, and two customers might be a deadlock.
+  select q.* into job
+  from public.message_queue q
+  where q.status = 'processing' and q.lease_expires_at < now() and q.attempts >= q.max_attempts
+  order by q.lease_expires_at
+  limit 1
+  for update skip locked;
+  if not found then
+    return;
+  end if;
+  begin
+    update public.message_queue q
+    set status = 'dead',
+        is_due = true,
+        completed_at = now(),
+        locked_by = null,
+        lease_expires_at = null,
+        last_error = private.expired_lease(job)
+    where q.organization_id = job.organization_id and q.id = job.id;
+  exception when others then
+    -- Whatever is wrong with this one, the others must not wait for it.
+    raise warning 'Job % cannot be buried: %', job.id, sqlerrm;
+    update public.message_queue q
+    set lease_expires_at = now() + interval '10 minutes', last_error = left('cannot_be_buried: ' || sqlerrm, 2000)
+    where q.organization_id = job.organization_id and q.id = job.id;
+    return;
+  end;
+  if job.ordering_key is not null then
+    perform private.release_keys(array[row(job.organization_id, job.ordering_key)::private.queue_key]);
+  end if;
+end;
+$$;
+comment on function private.bury_one_job() is 'A job that let its worker''s lease expire at its last attempt is dead.';
+
+create function private.prepare_due_jobs()
+returns void
+language plpgsql
+volatile
+set search_path = ''
+set enable_seqscan = off
+set enable_sort = off
+as $$
+declare
+  became_due bigint;
 begin
   update public.message_queue q
   set is_due = true
@@ -384,37 +502,45 @@ begin
     limit 1000
     for update skip locked
   );
+  get diagnostics became_due = row_count;
+  if became_due = 1000 then
+    -- One tenant's crowd may stand before all others: some of each of them.
+    perform private.prepare_each_tenant();
+  end if;
 
-  with expired as (
+  update public.message_queue q
+  set status = 'failed',
+      is_due = true,
+      locked_by = null,
+      lease_expires_at = null,
+      last_error = private.expired_lease(q)
+  where (q.organization_id, q.id) in (
     select x.organization_id, x.id
     from public.message_queue x
-    where x.status = 'processing' and x.lease_expires_at < now()
+    where x.status = 'processing' and x.lease_expires_at < now() and x.attempts < x.max_attempts
     order by x.lease_expires_at
     limit 1000
     for update skip locked
-  ), taken as (
-    update public.message_queue q
-    set status = case when q.attempts >= q.max_attempts then 'dead' else 'failed' end::public.job_status,
-        is_due = true,
-        completed_at = case when q.attempts >= q.max_attempts then now() end,
-        locked_by = null,
-        lease_expires_at = null,
-        last_error = 'lease_expired: ' || coalesce(q.locked_by, 'the worker') || ' did not answer in time'
-    from expired x
-    where q.organization_id = x.organization_id and q.id = x.id
-    returning q.organization_id, q.ordering_key, q.status
-  )
-  select array_agg(row(t.organization_id, t.ordering_key)::private.queue_key)
-    filter (where t.status = 'dead' and t.ordering_key is not null)
-  into given_up
-  from taken t;
-  if given_up is not null then
-    perform private.release_keys(given_up);
-  end if;
+  );
+  perform private.bury_one_job();
 end;
 $$;
 comment on function private.prepare_due_jobs() is
   'What has become due counts as due; what a worker let go of (its lease expired) is free again, or dead after its last attempt.';
+
+create function private.check_lease(lease interval)
+returns void
+language plpgsql
+immutable
+set search_path = ''
+as $$
+begin
+  if (lease between interval '1 second' and interval '1 hour') is not true then
+    perform private.raise_error('BL304', 'invalid_lease', 'A lease lasts from a second to an hour', jsonb_build_object('lease', lease));
+  end if;
+end;
+$$;
+comment on function private.check_lease(interval) is 'Error invalid_lease.';
 
 create function private.claim_jobs(worker text, batch_size int, job_types text[], lease interval, after uuid)
 returns setof public.message_queue
@@ -433,12 +559,10 @@ as $$
 declare
   turn_begins constant bigint := coalesce(uuid_hash_extended(after, 0), ((random() - 0.5) * 1.8e19)::bigint);
 begin
-  if batch_size not between 1 and 1000 then
+  if (batch_size between 1 and 1000) is not true then
     perform private.raise_error('BL303', 'invalid_batch', 'A batch has 1 to 1000 jobs', jsonb_build_object('batch_size', batch_size));
   end if;
-  if lease not between interval '1 second' and interval '1 hour' then
-    perform private.raise_error('BL304', 'invalid_lease', 'A lease lasts from a second to an hour', jsonb_build_object('lease', lease));
-  end if;
+  perform private.check_lease(lease);
   perform private.prepare_due_jobs();
 
   return query
@@ -493,7 +617,8 @@ begin
       )
       limit 1
     ) next
-    where t.n < batch_size
+    -- More than a small batch needs: the jobs of the first may be in another claim's hands at this moment.
+    where t.n < greatest(batch_size, 8)
   ), picked as materialized (
     select job.organization_id, job.id
     from turn t
@@ -505,7 +630,7 @@ begin
         and q.status in ('pending', 'failed')
         and (job_types is null or q.job_type = any (job_types))
       order by q.priority, q.run_at, q.position
-      limit (select ceil(batch_size::numeric / count(*))::bigint from turn)
+      limit (select ceil(batch_size::numeric / least(count(*), batch_size))::bigint from turn)
       for update of q skip locked
     ) job
     limit batch_size
@@ -541,7 +666,7 @@ begin
 end;
 $$;
 comment on function public.claim_jobs(text, int, text[], interval, uuid) is
-  'Gives a worker up to batch_size due jobs under a lease; an equal share of each tenant that has any, beginning behind the organization "after" (that of the last job of the worker''s previous batch; null: somewhere). Expired leases are taken over. An empty answer means that nothing is due. Secret key only. Errors: invalid_batch, invalid_lease.';
+  'Gives a worker up to batch_size due jobs under a lease; an equal share of each tenant that has any, beginning behind the organization "after" (that of the last job of the worker''s previous batch; null: somewhere). Expired leases are taken over. An empty answer means that nothing is due. With job_types a claim reads past the due jobs of other types. Secret key only. Errors: invalid_batch, invalid_lease.';
 grant execute on function public.claim_jobs(text, int, text[], interval, uuid) to service_role;
 
 -- Ending --------------------------------------------------------------------------------------------------------
@@ -734,6 +859,18 @@ $$;
 comment on function private.ended_job(uuid, uuid, boolean) is 'The job as it is now; or error lease_lost when it was not the caller''s.';
 grant execute on function private.ended_job(uuid, uuid, boolean) to service_role;
 
+create function private.id_in(payload jsonb, key text)
+returns uuid
+language plpgsql
+immutable
+set search_path = ''
+as $$
+begin
+  return substring(payload ->> key from '^[0-9A-Fa-f]{8}-(?:[0-9A-Fa-f]{4}-){3}[0-9A-Fa-f]{12}$')::uuid;
+end;
+$$;
+comment on function private.id_in(jsonb, text) is 'The id that a job''s payload names; null for anything else: a payload may be anybody''s.';
+
 create function private.hold_job(job jsonb)
 returns public.message_queue
 language plpgsql
@@ -887,6 +1024,7 @@ set enable_mergejoin = off
 as $$
 #variable_conflict use_column
 begin
+  perform private.check_lease(lease);
   return query
   with held as materialized (
     select held.organization_id, held.id
@@ -927,7 +1065,7 @@ begin
 end;
 $$;
 comment on function public.extend_leases(jsonb, interval) is
-  'A worker''s heartbeat: longer leases for jobs [{organization_id, id, fencing_token}] that still run; answers those that the caller still holds. Secret key only.';
+  'A worker''s heartbeat: longer leases for jobs [{organization_id, id, fencing_token}] that still run; answers those that the caller still holds. Secret key only. Errors: invalid_lease.';
 grant execute on function public.extend_leases(jsonb, interval) to service_role;
 
 create function public.extend_lease(
@@ -948,8 +1086,36 @@ begin
 end;
 $$;
 comment on function public.extend_lease(uuid, uuid, bigint, interval) is
-  'A longer lease for one job. Secret key only. Errors: lease_lost.';
+  'A longer lease for one job. Secret key only. Errors: lease_lost, invalid_lease.';
 grant execute on function public.extend_lease(uuid, uuid, bigint, interval) to service_role;
+
+-- For the functions that begin and finish a job with its effects ---------------------------------------------------
+
+create function private.end_job(job public.message_queue, reason text)
+returns jsonb
+language plpgsql
+volatile
+set search_path = ''
+as $$
+begin
+  perform private.complete_job(job.organization_id, job.id, job.fencing_token);
+  return jsonb_build_object('action', 'done', 'reason', reason);
+end;
+$$;
+comment on function private.end_job(public.message_queue, text) is 'Completes a job that needs no worker any more; what a begin_… function answers then.';
+
+create function private.put_off_job(job public.message_queue, until timestamptz, reason text)
+returns jsonb
+language plpgsql
+volatile
+set search_path = ''
+as $$
+begin
+  perform private.postpone_job(job.organization_id, job.id, job.fencing_token, until, reason);
+  return jsonb_build_object('action', 'done', 'reason', reason);
+end;
+$$;
+comment on function private.put_off_job(public.message_queue, timestamptz, text) is 'Postpones a job that cannot be tried now; what a begin_… function answers then.';
 
 -- Dead letters ----------------------------------------------------------------------------------------------------
 
@@ -1002,11 +1168,14 @@ begin
   perform private.require_role(organization_id, 'admin');
   select q.* into job
   from public.message_queue q
-  where q.organization_id = redrive_job.organization_id and q.id = redrive_job.id and q.status = 'dead'
+  where q.organization_id = redrive_job.organization_id and q.id = redrive_job.id and q.is_dead
   -- Rows before keys, as everybody else: redrive_jobs() may be at it too.
   for update;
   if not found then
     perform private.raise_error('BL302', 'job_not_found', 'This organization has no such dead job');
+  elsif job.job_type in ('send_message', 'deliver_webhook') then
+    perform private.raise_error('BL306', 'not_redrivable', 'What this job was for has failed, and is tried again by itself',
+      jsonb_build_object('job_type', job.job_type), 'retry_message() sends a message again, redeliver() an event.');
   end if;
   select r.* into job from private.redrive(array[job]) r;
   return job;
@@ -1026,7 +1195,7 @@ begin
 end;
 $$;
 comment on function public.redrive_job(uuid, uuid) is
-  'Tries a dead job again, with all its attempts. Admins and up. Errors: not_allowed, job_not_found.';
+  'Tries a dead job again, with all its attempts. Messages and events have their own ways: retry_message(), redeliver(). Admins and up. Errors: not_allowed, job_not_found, not_redrivable.';
 grant execute on function public.redrive_job(uuid, uuid) to authenticated, service_role;
 
 create function private.redrive_jobs(job_type text, organization_id uuid)
@@ -1045,10 +1214,12 @@ begin
     select q
     from public.message_queue q
     where q.organization_id = redrive_jobs.organization_id
-      and q.status = 'dead'
+      and q.is_dead
+      and q.job_type not in ('send_message', 'deliver_webhook')
       and (redrive_jobs.job_type is null or q.job_type = redrive_jobs.job_type)
-    order by q.organization_id, q.id
-    limit 10000
+    order by q.completed_at desc
+    -- Each key is a lock, and their number is limited.
+    limit 1000
     for update skip locked
   ));
   return redriven;
@@ -1068,7 +1239,7 @@ begin
 end;
 $$;
 comment on function public.redrive_jobs(text, uuid) is
-  'Tries an organization''s dead jobs again (of one type, if given; at most 10,000 at a time); answers how many. Admins and up. Errors: not_allowed.';
+  'Tries an organization''s dead jobs again (of one type, if given; at most 1,000 at a time; not messages and events, see redrive_job()); answers how many. Admins and up. Errors: not_allowed.';
 grant execute on function public.redrive_jobs(text, uuid) to authenticated, service_role;
 
 -- By the names of the Oxy design ----------------------------------------------------------------------------------

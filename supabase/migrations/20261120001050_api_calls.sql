@@ -56,9 +56,11 @@ begin
     organization_id, service, endpoint, method, request_data, response_data, status_code, response_time_ms, success, job_id
   )
   select
-    job.organization_id, c.service, c.endpoint, c.method, coalesce(c.request_data, '{}'),
+    -- An answer is not lost for what its log lacks.
+    job.organization_id, coalesce(c.service, 'unknown'), coalesce(c.endpoint, ''), coalesce(c.method, ''),
+    case jsonb_typeof(c.request_data) when 'object' then c.request_data else '{}' end,
     case jsonb_typeof(c.response_data) when 'object' then c.response_data end,
-    c.status_code, c.response_time_ms, c.success, job.id
+    c.status_code, coalesce(c.response_time_ms, 0), coalesce(c.success, false), job.id
   -- A job may have ended without a call.
   from jsonb_to_recordset(jsonb_path_query_array(coalesce(calls, '[]'), '$[*] ? (@.type() == "object")')) as c (
     service text, endpoint text, method text, request_data jsonb, response_data jsonb, status_code int,

@@ -270,6 +270,19 @@ alter table private.parked_message_updates enable row level security;
 alter table private.parked_message_updates force row level security;
 revoke all on private.parked_message_updates from public, anon, authenticated, service_role;
 
+create function private.is_only_our_guess(message public.messages)
+returns boolean
+language plpgsql
+immutable
+set search_path = ''
+as $$
+begin
+  return message.status = 'failed' and coalesce(message.error_code in ('attempts_exhausted', 'unconfirmed'), false);
+end;
+$$;
+comment on function private.is_only_our_guess(public.messages) is
+  'A failure that the provider did not tell: any status that it tells is better evidence.';
+
 create function private.apply_message_updates(changes private.inbound_event[])
 returns bigint[]
 language plpgsql
@@ -312,16 +325,19 @@ begin
   for no key update;
 
   update public.messages m
-  set status = greatest(m.status, s.status),
+  set status = case
+        when private.is_only_our_guess(m) and s.status >= 'sent' then s.status
+        else greatest(m.status, s.status)
+      end,
       -- The answer to our send may have been lost; the status tells the id all the same.
       whatsapp_message_id = coalesce(m.whatsapp_message_id, s.whatsapp_message_id),
       sent_at = least(m.sent_at, s.sent_at),
       delivered_at = least(m.delivered_at, s.delivered_at),
       read_at = least(m.read_at, s.read_at),
       played_at = least(m.played_at, s.played_at),
-      failed_at = least(m.failed_at, s.failed_at),
-      error_code = coalesce(m.error_code, s.error_code),
-      error_message = coalesce(m.error_message, s.error_message),
+      failed_at = case when private.is_only_our_guess(m) then s.failed_at else least(m.failed_at, s.failed_at) end,
+      error_code = case when private.is_only_our_guess(m) then s.error_code else coalesce(m.error_code, s.error_code) end,
+      error_message = case when private.is_only_our_guess(m) then s.error_message else coalesce(m.error_message, s.error_message) end,
       metadata = m.metadata || s.metadata
   from (
     select
@@ -347,6 +363,7 @@ begin
     and m.direction = 'outbound'
     and (
       m.status < s.status
+      or private.is_only_our_guess(m)
       or m.whatsapp_message_id is null
       or m.sent_at is distinct from least(m.sent_at, s.sent_at)
       or m.delivered_at is distinct from least(m.delivered_at, s.delivered_at)
@@ -965,7 +982,8 @@ begin
   where (i.organization_id, i.id) in (
     select t.organization_id, t.id
     from public.whatsapp_instances t
-    where (t.organization_id, t.id) in (select e.organization_id, e.instance_id from unnest(events) e)
+    where replayed_event is null
+      and (t.organization_id, t.id) in (select e.organization_id, e.instance_id from unnest(events) e)
       and (t.status = 'connecting' or t.last_seen_at is null or t.last_seen_at < now() - interval '1 minute')
     for no key update skip locked
   );

@@ -3,6 +3,26 @@
 -- For what came before its number was registered, or said what an older adapter did not understand. The adapter lies
 -- in the worker, so a replay is a job. It may be repeated: what is there already stays as it is.
 
+create function private.owner_of(event public.webhook_events)
+returns uuid
+language plpgsql
+stable
+set search_path = ''
+as $$
+begin
+  return (
+    select i.organization_id
+    from public.whatsapp_instances i
+    where i.meta_app_key = event.app_key
+      and i.external_id = event.external_id
+      and i.status <> 'disconnected'
+      and i.organization_id = coalesce(event.organization_id, i.organization_id)
+  );
+end;
+$$;
+comment on function private.owner_of(public.webhook_events) is
+  'Whose an event is: that of the number that it came for, if that is still whose it was; else null.';
+
 create function private.replay_webhook_event(id uuid, organization_id uuid)
 returns public.webhook_events
 language plpgsql
@@ -24,10 +44,8 @@ begin
   if not found then
     perform private.raise_error('BL315', 'webhook_event_not_found', 'This organization has no such webhook event');
   end if;
-  select i.organization_id into owner
-  from public.whatsapp_instances i
-  where i.meta_app_key = event.app_key and i.external_id = event.external_id and i.status <> 'disconnected';
-  if not found or event.organization_id <> owner then
+  owner := private.owner_of(event);
+  if owner is null then
     perform private.raise_error('BL317', 'number_not_registered', 'The number that this event came for is not connected',
       jsonb_build_object('external_id', event.external_id));
   end if;
@@ -68,13 +86,16 @@ declare
 begin
   select e.* into event
   from public.webhook_events e
-  where e.id = (job.payload ->> 'event_id')::uuid
-    and e.created_at = (job.payload ->> 'created_at')::timestamptz
-    and coalesce(e.organization_id, job.organization_id) = job.organization_id;
+  where e.id = private.id_in(job.payload, 'event_id')
+    and e.created_at = (job.payload ->> 'created_at')::timestamptz;
+  -- The number may have passed to somebody else since the job was enqueued.
+  if private.owner_of(event) is distinct from job.organization_id then
+    return null;
+  end if;
   return event;
 end;
 $$;
-comment on function private.event_of(public.message_queue) is 'The event that a job replays; null when it is gone.';
+comment on function private.event_of(public.message_queue) is 'The event that a job replays; null when it is gone, or no longer that organization''s.';
 
 create function private.begin_replay(job jsonb)
 returns jsonb
@@ -88,8 +109,7 @@ declare
   event constant public.webhook_events := private.event_of(held);
 begin
   if event.id is null then
-    perform private.complete_job(held.organization_id, held.id, held.fencing_token);
-    return jsonb_build_object('action', 'done', 'reason', 'event_gone');
+    return private.end_job(held, 'event_gone');
   end if;
   return jsonb_build_object(
     'action', 'replay', 'provider', event.provider, 'app_key', event.app_key, 'external_id', event.external_id,
@@ -126,6 +146,9 @@ declare
   event constant public.webhook_events := private.event_of(held);
   counts jsonb;
 begin
+  if event.id is null then
+    return private.end_job(held, 'event_gone');
+  end if;
   counts := private.ingest_webhook(event.provider, event.app_key, event.headers, event.signature, parts, event.id);
   update public.webhook_events e
   set organization_id = case when (counts ->> 'unrouted')::int = 0 then held.organization_id else e.organization_id end,

@@ -5,8 +5,8 @@
 --
 -- No provider knows idempotent sends. So a call is announced before it is made (private.unanswered_sends): when a
 -- worker dies between the call and its answer, the next one finds the announcement and does not send again on a guess.
--- It waits for the message's status, which carries our id of the message. Only when the number's webhooks have gone on
--- for minutes and brought none was the call not accepted.
+-- It waits for the message's status, which carries our id of the message. Only when the number's webhooks did come in
+-- the minutes after the call, and brought none, was the call not accepted.
 --
 -- Messages of one conversation go out one after the other, by the job's ordering key.
 
@@ -75,6 +75,19 @@ end;
 $$;
 comment on function private.texts_fit(jsonb, text, int) is 'Whether each object of a list has a text of at most so many characters.';
 
+create function private.is_list_of_objects(list jsonb)
+returns boolean
+language plpgsql
+immutable
+set search_path = ''
+as $$
+begin
+  return jsonb_typeof(list) = 'array'
+    and not exists (select from jsonb_array_elements(list) item where jsonb_typeof(item) <> 'object');
+end;
+$$;
+comment on function private.is_list_of_objects(jsonb) is 'Whether a JSON value is a list, and all in it are objects.';
+
 create function private.check_outbound(message_type public.message_type, content text, payload jsonb)
 returns void
 language plpgsql
@@ -87,13 +100,17 @@ begin
   case message_type
     when 'text' then
       perform private.require_sendable(private.is_text(content, 4096), 'content', 'A text has 1 to 4096 characters');
+      perform private.require_sendable(
+        coalesce(payload, '{}') - 'preview_url' = '{}' and coalesce(jsonb_typeof(payload -> 'preview_url'), 'boolean') = 'boolean',
+        'payload', 'payload holds preview_url only, true or false');
     when 'interactive' then
       perform private.require_sendable(payload ->> 'type' in ('button', 'list'), 'payload.type', 'payload.type is "button" or "list"');
       perform private.require_sendable(
         private.is_text(content, case payload ->> 'type' when 'button' then 1024 else 4096 end),
         'content', 'content, the body, has 1 to 1024 characters above buttons, 4096 above a list');
       perform private.require_sendable(
-        private.is_text(coalesce(payload ->> 'header', 'x'), 60) and private.is_text(coalesce(payload ->> 'footer', 'x'), 60),
+        private.is_text(coalesce(payload ->> 'header', 'x'), 60) and coalesce(jsonb_typeof(payload -> 'header'), 'string') = 'string'
+          and private.is_text(coalesce(payload ->> 'footer', 'x'), 60) and coalesce(jsonb_typeof(payload -> 'footer'), 'string') = 'string',
         'payload.header', 'header and footer have 1 to 60 characters');
       if payload ->> 'type' = 'button' then
         perform private.require_sendable(
@@ -132,15 +149,18 @@ begin
         payload ->> 'name' ~ '^[a-z0-9_]+$' and length(payload ->> 'name') <= 512 and payload ->> 'language' ~ '^[a-z]{2,3}(_[A-Z]{2,3})?$',
         'payload.name', 'payload has the template''s name and language, such as pt_BR');
       perform private.require_sendable(
-        coalesce(jsonb_typeof(payload -> 'components'), 'array') = 'array', 'payload.components', 'payload.components is a list');
+        payload -> 'components' is null or private.is_list_of_objects(payload -> 'components'), 'payload.components', 'payload.components is a list of objects');
     when 'location' then
       perform private.require_sendable(
         jsonb_typeof(payload -> 'latitude') = 'number' and jsonb_typeof(payload -> 'longitude') = 'number'
           and abs((payload ->> 'latitude')::numeric) <= 90 and abs((payload ->> 'longitude')::numeric) <= 180,
         'payload.latitude', 'payload has latitude and longitude in degrees');
+      perform private.require_sendable(
+        coalesce(jsonb_typeof(payload -> 'name'), 'string') = 'string' and coalesce(jsonb_typeof(payload -> 'address'), 'string') = 'string',
+        'payload.name', 'name and address are texts');
     when 'contacts' then
       perform private.require_sendable(
-        jsonb_typeof(payload -> 'contacts') = 'array' and jsonb_array_length(payload -> 'contacts') between 1 and 100,
+        private.is_list_of_objects(payload -> 'contacts') and jsonb_array_length(payload -> 'contacts') between 1 and 100,
         'payload.contacts', 'payload.contacts is a list of contact cards');
     when 'reaction' then
       perform private.require_sendable(
@@ -150,7 +170,7 @@ begin
       perform private.require_sendable(
         case
           when payload ? 'path' then not payload ? 'link' and payload ->> 'path' ~ '^media/.' and length(payload ->> 'path') <= 1024
-          else payload ->> 'link' ~ '^https://' and length(payload ->> 'link') <= 2000
+          else payload ->> 'link' ~ '^https://[^/?#@\s]+([/?#]\S*)?$' and length(payload ->> 'link') <= 2000
         end,
         'payload.link', 'payload has either an https link, or the path of a file in our Storage (media/…)');
       perform private.require_sendable(
@@ -167,6 +187,19 @@ comment on function private.check_outbound(public.message_type, text, jsonb) is
   'Error invalid_message for what WhatsApp would refuse (Cloud API reference: text, interactive, media, template, location, contacts, reaction).';
 
 -- send_message --------------------------------------------------------------------------------------------------------
+
+create function private.is_file_of(organization_id uuid, path text)
+returns boolean
+language plpgsql
+immutable
+set search_path = ''
+as $$
+begin
+  -- Nothing that a URL would read as something else: no %, no backslash, no "..".
+  return path ~ ('^media/' || organization_id || '(/[A-Za-z0-9 !''()*+,.:;=@&$_-]+)+$') and path !~ '/\.{1,2}(/|$)';
+end;
+$$;
+comment on function private.is_file_of(uuid, text) is 'Whether a path names a file in the organization''s own folder of Storage.';
 
 create function private.send_message(
   conversation_id uuid,
@@ -226,11 +259,16 @@ begin
     perform private.raise_error('BL107', 'sending_stopped', 'Nothing can be sent through this number until an administrator acts',
       jsonb_build_object('code', instance.sending_stopped_code, 'reason', instance.sending_stopped_reason));
   end if;
+  perform private.require_sendable(
+    client_message_id is null or length(client_message_id) between 1 and 128, 'client_message_id', 'A client_message_id has 1 to 128 characters');
+  perform private.require_sendable(
+    reply_to_whatsapp_message_id is null or length(reply_to_whatsapp_message_id) between 1 and 256,
+    'reply_to_whatsapp_message_id', 'A WhatsApp id has 1 to 256 characters');
+  perform private.require_sendable(
+    payload is null or jsonb_typeof(payload) = 'object' and octet_length(payload::text) <= 65536, 'payload', 'payload is an object of at most 64 KiB');
   perform private.check_outbound(message_type, content, payload);
-  if payload ->> 'path' is not null and split_part(payload ->> 'path', '/', 2) <> organization_id::text then
-    perform private.raise_error('BL205', 'invalid_message', 'The file is not this organization''s',
-      jsonb_build_object('rule', 'payload.path'));
-  end if;
+  perform private.require_sendable(
+    payload ->> 'path' is null or private.is_file_of(organization_id, payload ->> 'path'), 'payload.path', 'The file is not this organization''s');
 
   insert into public.messages (
     organization_id, conversation_id, contact_id, instance_id, direction, sender, sender_user_id, message_type, content,
@@ -374,33 +412,6 @@ end;
 $$;
 comment on function private.fail_message(public.messages, text, text) is 'A message that will not go out, for everybody to see.';
 
-create function private.tg_message_queue__fail_message()
-returns trigger
-language plpgsql
-volatile
-security definer -- whoever ends a job need not be allowed to write messages
-set search_path = ''
-as $$
-declare
-  message public.messages;
-begin
-  select m.* into message
-  from public.messages m
-  where m.organization_id = new.organization_id
-    and m.id = (new.payload ->> 'message_id')::uuid
-    and m.whatsapp_message_id is null;
-  if found then
-    perform private.fail_message(message, 'attempts_exhausted', new.last_error);
-  end if;
-  return null;
-end;
-$$;
-comment on function private.tg_message_queue__fail_message() is 'Trigger: a message whose job is given up does not stay queued for ever.';
-create trigger message_queue_500_fail_message
-  after update of status on public.message_queue
-  for each row when (new.job_type = 'send_message' and new.status = 'dead' and old.status <> 'dead')
-  execute function private.tg_message_queue__fail_message();
-
 create function private.lock_message_of(job public.message_queue)
 returns public.messages
 language plpgsql
@@ -416,43 +427,42 @@ begin
   where (p.organization_id, p.id) = (
     select m.organization_id, m.contact_id
     from public.messages m
-    where m.organization_id = job.organization_id and m.id = (job.payload ->> 'message_id')::uuid
+    where m.organization_id = job.organization_id and m.id = private.id_in(job.payload, 'message_id')
   )
   for no key update;
   select m.* into message
   from public.messages m
-  where m.organization_id = job.organization_id and m.id = (job.payload ->> 'message_id')::uuid
+  where m.organization_id = job.organization_id and m.id = private.id_in(job.payload, 'message_id')
   for no key update;
   return message;
 end;
 $$;
 comment on function private.lock_message_of(public.message_queue) is 'The message that a job is about, locked; null when it is gone.';
 
-create function private.end_job(job public.message_queue, reason text)
-returns jsonb
+create function private.tg_message_queue__fail_message()
+returns trigger
 language plpgsql
 volatile
+security definer -- whoever ends a job need not be allowed to write messages
 set search_path = ''
 as $$
+declare
+  message constant public.messages := private.lock_message_of(new);
 begin
-  perform private.complete_job(job.organization_id, job.id, job.fencing_token);
-  return jsonb_build_object('action', 'done', 'reason', reason);
+  if message.direction = 'outbound' and message.whatsapp_message_id is null then
+    -- Given up with a call under way, it may have been sent after all.
+    delete from private.unanswered_sends u
+    where u.organization_id = message.organization_id and u.message_id = message.id;
+    perform private.fail_message(message, case when found then 'unconfirmed' else 'attempts_exhausted' end, new.last_error);
+  end if;
+  return null;
 end;
 $$;
-comment on function private.end_job(public.message_queue, text) is 'Completes a job that needs no worker any more; what a begin_… function answers then.';
-
-create function private.put_off_job(job public.message_queue, until timestamptz, reason text)
-returns jsonb
-language plpgsql
-volatile
-set search_path = ''
-as $$
-begin
-  perform private.postpone_job(job.organization_id, job.id, job.fencing_token, until, reason);
-  return jsonb_build_object('action', 'done', 'reason', reason);
-end;
-$$;
-comment on function private.put_off_job(public.message_queue, timestamptz, text) is 'Postpones a job that cannot be tried now; what a begin_… function answers then.';
+comment on function private.tg_message_queue__fail_message() is 'Trigger: a message whose job is given up does not stay queued for ever.';
+create trigger message_queue_500_fail_message
+  after update of status on public.message_queue
+  for each row when (new.job_type = 'send_message' and new.status = 'dead' and old.status <> 'dead')
+  execute function private.tg_message_queue__fail_message();
 
 create function private.identity_kind_of(organization_id uuid, instance_id uuid, value text)
 returns text
@@ -489,7 +499,7 @@ security definer -- hands out a secret, and ends jobs
 set search_path = ''
 as $$
 declare
-  -- An accepted message's first status comes within seconds, or, if our webhook was down, with Meta's retries.
+  -- An accepted message's first status comes within seconds.
   status_comes_within constant interval := interval '5 minutes';
   silence_is_no_answer_after constant interval := interval '1 hour';
   held constant public.message_queue := private.hold_job(job);
@@ -520,16 +530,24 @@ begin
   select u.* into last_call
   from private.unanswered_sends u
   where u.organization_id = message.organization_id and u.message_id = message.id;
-  if found and last_call.fencing_token <> held.fencing_token and not coalesce(
+  if found and last_call.fencing_token <> held.fencing_token and not (
     now() > last_call.called_at + status_comes_within
-      and instance.last_seen_at > last_call.called_at + status_comes_within,
-    false
+    -- Were our webhooks reached while the first status would have come? If not, it may be on its way still.
+    and exists (
+      select
+      from public.webhook_events w
+      where w.organization_id = message.organization_id
+        and w.instance_id = message.instance_id
+        and w.created_at between last_call.called_at and last_call.called_at + interval '2 minutes'
+    )
   ) then
     if now() < last_call.called_at + silence_is_no_answer_after then
       return private.put_off_job(held, now() + interval '10 seconds', 'waits_for_a_status');
     end if;
     perform private.fail_message(message, 'unconfirmed',
-      'Nobody knows whether this was sent: the provider did not answer, and its webhooks have been silent since');
+      'Nobody knows whether this was sent: the provider did not answer, and its webhooks were silent');
+    delete from private.unanswered_sends u
+    where u.organization_id = message.organization_id and u.message_id = message.id;
     return private.end_job(held, 'unconfirmed');
   end if;
 
@@ -616,6 +634,9 @@ begin
   if result is null or result not in ('accepted', 'retry', 'failed', 'stopped', 'unknown') then
     perform private.raise_error('BL305', 'invalid_outcome', 'No such result of a job', jsonb_build_object('result', result));
   end if;
+  if result = 'accepted' and (length(outcome ->> 'whatsapp_message_id') between 1 and 256) is not true then
+    perform private.raise_error('BL305', 'invalid_outcome', 'What was accepted has an id', jsonb_build_object('result', result));
+  end if;
   perform private.log_api_calls(held, jsonb_build_array(outcome -> 'api_call'));
   message := private.lock_message_of(held);
   if message.id is null then
@@ -630,7 +651,17 @@ begin
     -- Accepted is not sent: the status says when it was. It may have said so already, with the id.
     update public.messages m
     set whatsapp_message_id = outcome ->> 'whatsapp_message_id'
-    where m.organization_id = message.organization_id and m.id = message.id and m.whatsapp_message_id is null;
+    where m.organization_id = message.organization_id
+      and m.id = message.id
+      and m.whatsapp_message_id is null
+      -- It came in as an echo before its answer: there is nothing to add.
+      and not exists (
+        select
+        from public.messages echo
+        where echo.organization_id = message.organization_id
+          and echo.instance_id = message.instance_id
+          and echo.whatsapp_message_id = outcome ->> 'whatsapp_message_id'
+      );
     -- WhatsApp may know the person by another spelling of the number: an answer comes from there.
     insert into public.contact_identities (organization_id, contact_id, instance_id, kind, value)
     select message.organization_id, message.contact_id, message.instance_id, w.kind, w.value

@@ -46,7 +46,7 @@ declare
   jobs private.new_job[];
 begin
   select array_agg(row(
-    i.organization_id, 'fetch_media', jsonb_build_object('message_id', i.id), 10, null, null, 'media:' || i.id, 8
+    i.organization_id, 'fetch_media', jsonb_build_object('message_id', i.id), 10, null, null, 'media:' || i.id, 40
   )::private.new_job)
   into jobs
   from inserted i
@@ -85,12 +85,9 @@ security definer -- whoever ends a job need not be allowed to write messages
 set search_path = ''
 as $$
 declare
-  message public.messages;
+  message constant public.messages := private.lock_message_of(new);
 begin
-  select m.* into message
-  from public.messages m
-  where m.organization_id = new.organization_id and m.id = (new.payload ->> 'message_id')::uuid;
-  if found then
+  if message.media is not null then
     perform private.note_media_error(message, 'attempts_exhausted', new.last_error);
   end if;
   return null;
@@ -101,6 +98,38 @@ create trigger message_queue_500_note_media_error
   after update of status on public.message_queue
   for each row when (new.job_type = 'fetch_media' and new.status = 'dead' and old.status <> 'dead')
   execute function private.tg_message_queue__note_media_error();
+
+create function private.tg_instance_secrets__retry_media()
+returns trigger
+language plpgsql
+volatile
+security definer -- the queue is written through its functions only
+set search_path = ''
+as $$
+begin
+  update public.message_queue q
+  set run_at = now(), is_due = true
+  where q.organization_id = new.organization_id and q.job_type = 'fetch_media' and q.status = 'failed' and not q.is_due;
+  perform
+  from private.redrive(array(
+    select q
+    from public.message_queue q
+    where q.organization_id = new.organization_id
+      and q.is_dead
+      and q.job_type = 'fetch_media'
+      -- The provider has forgotten what is older.
+      and q.created_at > now() - interval '7 days'
+    order by q.completed_at desc
+    limit 1000
+  ));
+  return null;
+end;
+$$;
+comment on function private.tg_instance_secrets__retry_media() is 'Trigger: files that an old token could not fetch are tried at once with the new one.';
+create trigger instance_secrets_900_retry_media
+  after update of access_token on private.instance_secrets
+  for each row when (old.access_token is distinct from new.access_token)
+  execute function private.tg_instance_secrets__retry_media();
 
 create function private.begin_media_fetch(job jsonb)
 returns jsonb

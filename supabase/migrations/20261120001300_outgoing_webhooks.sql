@@ -100,13 +100,20 @@ create table public.webhook_deliveries (
   constraint webhook_deliveries_pkey primary key (organization_id, id),
   constraint webhook_deliveries_endpoint_id_fkey foreign key (organization_id, endpoint_id)
     references public.webhook_endpoints (organization_id, id) on delete cascade,
-  constraint webhook_deliveries_endpoint_id_event_id_key unique (organization_id, endpoint_id, event_id),
+  constraint webhook_deliveries_endpoint_id_event_id_key unique (endpoint_id, event_id),
   constraint webhook_deliveries_payload_is_object_check check (jsonb_typeof(payload) = 'object')
 );
 comment on table public.webhook_deliveries is
   'Every event for every endpoint, and how far it got; kept thirty days. An endpoint''s list: by endpoint_id, ordered by event_id (UUIDv7: as they happened).';
 comment on column public.webhook_deliveries.event_id is 'The header webhook-id: the same at every attempt, and at every endpoint.';
 comment on column public.webhook_deliveries.webhook_url is 'Where the last attempt went, or the first one will go.';
+comment on constraint webhook_deliveries_endpoint_id_event_id_key on public.webhook_deliveries is
+  'Once; and an endpoint''s list, newest first.';
+create statistics public.webhook_deliveries_endpoint_id_organization_id_stats (dependencies)
+  on endpoint_id, organization_id from public.webhook_deliveries;
+comment on statistics public.webhook_deliveries_endpoint_id_organization_id_stats is 'An endpoint has one organization.';
+create index webhook_deliveries_organization_id_created_at_idx on public.webhook_deliveries (organization_id, created_at desc);
+comment on index public.webhook_deliveries_organization_id_created_at_idx is 'What was told lately, for an administrator.';
 create index webhook_deliveries_created_at_idx on public.webhook_deliveries (created_at);
 comment on index public.webhook_deliveries_created_at_idx is 'Retention.';
 
@@ -132,10 +139,12 @@ set search_path = ''
 as $$
 begin
   -- Loopback is for tests: the worker refuses it unless its environment allows it.
-  if url !~ '^(https://[^/?#@\s]+|http://(127\.0\.0\.1|localhost|\[::1\])(:[0-9]+)?)([/?][^#\s]*)?$' or length(url) > 2000 then
+  if (
+    url ~ '^(https://[^/?#@\s]+|http://(127\.0\.0\.1|localhost|\[::1\])(:[0-9]+)?)([/?][^#\s]*)?$' and length(url) <= 2000
+  ) is not true then
     perform private.raise_error('BL311', 'invalid_url', 'An endpoint''s address begins with https:// and has neither credentials nor a fragment');
   end if;
-  if cardinality(event_types) = 0 or not event_types <@ private.webhook_event_types() then
+  if (cardinality(event_types) > 0 and event_types <@ private.webhook_event_types()) is not true then
     perform private.raise_error('BL312', 'invalid_event_type', 'Name one or more of the event types',
       jsonb_build_object('event_types', private.webhook_event_types()));
   end if;
@@ -309,7 +318,14 @@ declare
   endpoint public.webhook_endpoints;
 begin
   perform private.require_role(organization_id, 'admin');
-  endpoint := private.locked_endpoint(organization_id, endpoint_id);
+  -- At once as for a deletion: a delivery that ends in between holds the endpoint before itself, as we do.
+  select e.* into endpoint
+  from public.webhook_endpoints e
+  where e.organization_id = delete_webhook_endpoint.organization_id and e.id = endpoint_id
+  for update;
+  if not found then
+    perform private.raise_error('BL310', 'webhook_endpoint_not_found', 'This organization has no such webhook endpoint');
+  end if;
   delete from public.webhook_endpoints e where e.organization_id = endpoint.organization_id and e.id = endpoint.id;
   return endpoint;
 end;
@@ -366,6 +382,12 @@ begin
   with event as materialized (
     select private.uuid_v7() as id, e.organization_id, e.event_type, e.data
     from unnest(events) e
+  ), endpoint as materialized (
+    select n.*
+    from public.webhook_endpoints n
+    where n.is_active and n.organization_id in (select e.organization_id from unnest(events) e)
+    -- One that is being deleted at this moment is waited for, and hears nothing.
+    for key share of n
   ), written as (
     insert into public.webhook_deliveries as d (organization_id, endpoint_id, event_id, event_type, webhook_url, payload)
     select
@@ -375,8 +397,7 @@ begin
         'timestamp', to_char(clock_timestamp() at time zone 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.MS"Z"'),
         'data', jsonb_build_object('organization_id', event.organization_id) || event.data)
     from event
-    join public.webhook_endpoints n
-      on n.organization_id = event.organization_id and n.is_active and event.event_type = any (n.event_types)
+    join endpoint n on n.organization_id = event.organization_id and event.event_type = any (n.event_types)
     order by event.id
     returning d.*
   )
@@ -637,7 +658,7 @@ declare
 begin
   select d.* into delivery
   from public.webhook_deliveries d
-  where d.organization_id = held.organization_id and d.id = (held.payload ->> 'delivery_id')::uuid
+  where d.organization_id = held.organization_id and d.id = private.id_in(held.payload, 'delivery_id')
   for no key update;
   if not found then
     return private.end_job(held, 'delivery_gone');
@@ -721,6 +742,7 @@ declare
   held constant public.message_queue := private.hold_job(job);
   result constant text := outcome ->> 'result';
   error constant text := left(coalesce(outcome ->> 'error', ''), 1000);
+  is_endpoint_locked boolean;
   delivery public.webhook_deliveries;
   ended public.message_queue;
 begin
@@ -728,6 +750,17 @@ begin
     perform private.raise_error('BL305', 'invalid_outcome', 'No such result of a job', jsonb_build_object('result', result));
   end if;
   perform private.log_api_calls(held, jsonb_build_array(outcome -> 'api_call'));
+  -- The endpoint before its delivery, as whoever deletes it.
+  perform
+  from public.webhook_endpoints e
+  where (e.organization_id, e.id) = (
+    select d.organization_id, d.endpoint_id
+    from public.webhook_deliveries d
+    where d.organization_id = held.organization_id and d.id = private.id_in(held.payload, 'delivery_id')
+  )
+    and (result <> 'delivered' or e.failing_since is not null)
+  for no key update;
+  is_endpoint_locked := found;
   update public.webhook_deliveries d
   set status = case result when 'delivered' then 'delivered' when 'retry' then 'failed' else 'dead' end::public.webhook_delivery_status,
       next_attempt_at = case result when 'retry' then (outcome ->> 'next_attempt_at')::timestamptz end,
@@ -735,15 +768,17 @@ begin
       last_response_status = (outcome ->> 'status')::int,
       last_error = case when result <> 'delivered' then error end,
       response_ms = (outcome ->> 'response_ms')::int
-  where d.organization_id = held.organization_id and d.id = (held.payload ->> 'delivery_id')::uuid
+  where d.organization_id = held.organization_id and d.id = private.id_in(held.payload, 'delivery_id')
   returning d.* into delivery;
   if not found then
     return private.end_job(held, 'delivery_gone');
   end if;
   if result = 'delivered' then
-    update public.webhook_endpoints e
-    set consecutive_failures = 0, failing_since = null
-    where e.organization_id = delivery.organization_id and e.id = delivery.endpoint_id and e.failing_since is not null;
+    if is_endpoint_locked then
+      update public.webhook_endpoints e
+      set consecutive_failures = 0, failing_since = null
+      where e.organization_id = delivery.organization_id and e.id = delivery.endpoint_id;
+    end if;
     return private.end_job(held, 'delivered');
   end if;
   perform private.note_endpoint_failure(delivery, result = 'gone');
@@ -782,7 +817,7 @@ begin
   update public.webhook_deliveries d
   set status = 'dead', next_attempt_at = null, last_error = left(new.last_error, 1000)
   where d.organization_id = new.organization_id
-    and d.id = (new.payload ->> 'delivery_id')::uuid
+    and d.id = private.id_in(new.payload, 'delivery_id')
     and d.status not in ('delivered', 'dead');
   return null;
 end;

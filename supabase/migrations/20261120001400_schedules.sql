@@ -162,8 +162,10 @@ declare
 begin
   if period is null then
     return private.previous_occurrence(schedule.expression, at);
-  elsif schedule.last_started_at is null or at >= schedule.last_started_at + period - interval '0.5 seconds' then
-    -- A driver's clock is not ours to the millisecond.
+  elsif schedule.last_started_at is null
+    or at >= schedule.last_started_at + period - interval '0.5 seconds'
+    or at < schedule.last_started_at - interval '1 minute' then
+    -- A driver's clock is not ours to the millisecond; and a clock may have been set back.
     return at;
   end if;
   return schedule.last_started_at;
@@ -179,7 +181,11 @@ set search_path = ''
 as $$
 begin
   return schedule.is_active
-    and private.last_due(schedule, at) > coalesce(schedule.last_scheduled_for, schedule.created_at - interval '1 second');
+    and (
+      private.last_due(schedule, at) > coalesce(schedule.last_scheduled_for, schedule.created_at - interval '1 second')
+      -- The clock was set back.
+      or schedule.last_scheduled_for > at + interval '1 minute'
+    );
 end;
 $$;
 comment on function private.is_due(private.schedules, timestamptz) is 'Whether an occurrence has passed since the last one that ran; several are one.';
@@ -232,14 +238,15 @@ begin
   if schedule.function_name is not null and exists (
     select
     from private.schedule_runs r
-    where r.name = schedule.name and r.finished_at is null and r.started_at > now() - interval '10 minutes'
+    -- Its caller waits two minutes for it; who has not ended it by then has died.
+    where r.name = schedule.name and r.finished_at is null and r.started_at > now() - interval '150 seconds'
   ) then
     return jsonb_build_object('ran', false, 'reason', 'already_running');
   end if;
 
   run.scheduled_for := case when force then now() else private.last_due(schedule) end;
   update private.schedules s
-  set last_scheduled_for = greatest(s.last_scheduled_for, run.scheduled_for), last_started_at = now()
+  set last_scheduled_for = run.scheduled_for, last_started_at = now()
   where s.name = schedule.name;
   if schedule.condition is not null and not force then
     execute 'select ' || schedule.condition into is_wanted;

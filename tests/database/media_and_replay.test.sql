@@ -2,7 +2,7 @@
 begin;
 -- What this story defines may run as anyone; rolled back with the rest.
 alter default privileges grant execute on functions to public;
-select plan(27);
+select plan(29);
 
 select tests.a_tenant('clinic');
 select tests.a_tenant('petshop');
@@ -46,6 +46,18 @@ select tests.deliver('clinic', pg_temp.a_photo('p4'));
 delete from private.instance_secrets where organization_id = tests.the('clinic', 'organization_id');
 update held set job = pg_temp.work('fetch_media');
 select is((select public.begin_media_fetch(job) ->> 'reason' from held), 'instance_disconnected', 'without the number''s token nothing is fetched');
+
+select tests.deliver('clinic', pg_temp.a_photo('p5'));
+insert into private.instance_secrets (organization_id, instance_id, access_token)
+values (tests.the('clinic', 'organization_id'), tests.the('clinic', 'instance_id'), tests.sealed());
+update held set job = pg_temp.work('fetch_media');
+select (public.fail_job((job ->> 'organization_id')::uuid, (job ->> 'id')::uuid, (job ->> 'fencing_token')::bigint, '190: expired')).status from held;
+select tests.authenticate_as(tests.the('clinic', 'admin_id'));
+select public.update_instance(tests.the('clinic', 'organization_id'), tests.the('clinic', 'instance_id'), access_token => tests.sealed() || 'B');
+select tests.authenticate_as_nobody();
+select is(
+  (select array_agg(q.status::text || ' ' || q.is_due order by q.position) from public.message_queue q where q.job_type = 'fetch_media' and q.status <> 'completed'),
+  '{"pending true","failed true"}', 'a new token tries again what the old one could not fetch, the dead one too');
 
 -- The bucket ----------------------------------------------------------------------------------------------------------
 select is((select row(b.public, b.file_size_limit)::text from storage.buckets b where b.id = 'media'), '(f,104857600)', 'the bucket is private');
@@ -96,6 +108,13 @@ select is(
 select is((select count(*) from public.webhook_events where external_id = 'number-not-yet'), 1::bigint, 'there is still one of it');
 select tests.authenticate_as(tests.the('clinic', 'admin_id'));
 select lives_ok($$ select public.replay_webhook_event((select id from early), tests.the('clinic', 'organization_id')) $$, 'now its admin may replay it too');
+select tests.authenticate_as_nobody();
+update public.whatsapp_instances set status = 'disconnected' where external_id = 'number-not-yet';
+update private.meta_apps set organization_id = null where app_key = 'app-of-clinic---';
+insert into public.whatsapp_instances (organization_id, provider, name, external_id, meta_app_key)
+values (tests.the('petshop', 'organization_id'), 'meta_cloud', 'Loja', 'number-not-yet', 'app-of-clinic---');
+update held set job = pg_temp.work('replay_webhook_event');
+select is((select public.begin_replay(job) ->> 'reason' from held), 'event_gone', 'but nothing is replayed into the inbox of whoever has the number by then');
 
 select tests.authenticate_as_nobody();
 select * from finish();

@@ -2,7 +2,7 @@
 begin;
 -- What this story defines may run as anyone; rolled back with the rest.
 alter default privileges grant execute on functions to public;
-select plan(48);
+select plan(57);
 
 select tests.a_tenant('clinic');
 select tests.a_tenant('petshop');
@@ -175,6 +175,39 @@ select is(
 insert into jobs values ('urgent', pg_temp.enqueue('clinic', 'turn', priority => -1));
 select is((select c.id from public.claim_jobs('w', 1, '{turn}', '1 minute') c), (select id from jobs where name = 'urgent'), 'within a tenant the lower priority runs first');
 select throws_ok($$ select public.claim_jobs('w', 0) $$, 'BL303', null, 'a batch has a size');
+select throws_ok($$ select public.claim_jobs('w', null) $$, 'BL303', null, 'and some size');
+select throws_ok($$ select public.extend_leases('[]', '100 years') $$, 'BL304', null, 'a lease has an end');
+
+-- A crowd that becomes due at one time
+insert into public.message_queue (organization_id, job_type, run_at, is_due)
+select tests.the('clinic', 'organization_id'), 'crowd', now() - interval '2 seconds', false from generate_series(1, 5000);
+insert into jobs values ('late', pg_temp.enqueue('petshop', 'crowd', run_at => now() + interval '1 hour'));
+update public.message_queue q set run_at = now() - interval '1 second' from jobs j where j.id = q.id and j.name = 'late';
+select ok(
+  (select id from jobs where name = 'late') = any (pg_temp.claimed(10, '{crowd}')), 'a tenant''s crowd that becomes due does not stand before another''s job');
+
+-- A job that nobody can make sense of
+insert into jobs values ('odd', (public.enqueue_job(tests.the('clinic', 'organization_id'), 'deliver_webhook', '{"delivery_id": "nope"}', max_attempts => 1)).id);
+insert into jobs values ('next', pg_temp.enqueue('petshop', 'deliver_webhook'));
+select count(*) from public.claim_jobs('w', 10, '{deliver_webhook}');
+select pg_temp.let_expire((select id from jobs where name = 'odd'));
+select pg_temp.let_expire((select id from jobs where name = 'next'));
+select is(pg_temp.claimed(10, '{deliver_webhook}'), array[(select id from jobs where name = 'next')], 'does not hold up the others');
+select is((pg_temp.job((select id from jobs where name = 'odd'))).status::text, 'dead', 'and is buried like them');
+create function pg_temp.refuse() returns trigger language plpgsql as $$ begin raise exception 'no burial'; end; $$;
+create trigger message_queue_500_refuse after update of status on public.message_queue
+  for each row when (new.job_type = 'unburiable' and new.status = 'dead') execute function pg_temp.refuse();
+insert into jobs values ('unburiable', pg_temp.enqueue('clinic', 'unburiable', max_attempts => 1));
+select pg_temp.claimed(1, '{unburiable}');
+select pg_temp.let_expire((select id from jobs where name = 'unburiable'));
+select lives_ok($$ select public.claim_jobs('w', 1) $$, 'not even one whose burial fails');
+select ok(
+  (select q.lease_expires_at > now() and q.last_error like 'cannot_be_buried%' from public.message_queue q join jobs using (id) where name = 'unburiable'),
+  'which waits, and says why');
+select tests.authenticate_as(tests.the('clinic', 'admin_id'));
+select throws_ok($$ select public.redrive_job((select id from jobs where name = 'odd')) $$, 'BL306', null, 'what told an event is told again by redeliver()');
+select is(public.redrive_jobs('deliver_webhook'), 0::bigint, 'so not with the others either');
+select tests.authenticate_as_nobody();
 
 select * from finish();
 rollback;

@@ -2,7 +2,7 @@
 begin;
 -- What this story defines may run as anyone; rolled back with the rest.
 alter default privileges grant execute on functions to public;
-select plan(56);
+select plan(72);
 
 select tests.a_tenant('clinic');
 select tests.a_tenant('petshop');
@@ -112,22 +112,34 @@ update held set job = pg_temp.work();
 select public.begin_send(job) from held;
 select is(public.finish_send(job, '{"result": "unknown", "message": "timeout", "api_call": null}') ->> 'reason', 'unknown: timeout', 'a call without an answer is such a case too') from held;
 update private.unanswered_sends set called_at = now() - interval '20 minutes';
-update public.whatsapp_instances set last_seen_at = now() - interval '19 minutes';
 select pg_temp.hurry();
 update held set job = pg_temp.work();
-select is(public.begin_send(job) ->> 'reason', 'waits_for_a_status', 'while the webhooks are silent it waits') from held;
-update public.whatsapp_instances set last_seen_at = now();
+select is(public.begin_send(job) ->> 'reason', 'waits_for_a_status', 'if no webhook reached us after the call, its status may be on its way still') from held;
+insert into public.webhook_events (organization_id, instance_id, provider, event_type, payload, created_at)
+values (tests.the('clinic', 'organization_id'), tests.the('clinic', 'instance_id'), 'meta_cloud', 'messages', '{}', now() - interval '19 minutes');
 select pg_temp.hurry();
 update held set job = pg_temp.work();
-select is(public.begin_send(job) ->> 'action', 'send', 'when they went on without its status it was not sent: now it is') from held;
+select is(public.begin_send(job) ->> 'action', 'send', 'if others did and its status was not there, it was not sent: now it is') from held;
 select public.finish_send(job, '{"result": "unknown", "message": "timeout"}') from held;
 update private.unanswered_sends set called_at = now() - interval '2 hours';
-update public.whatsapp_instances set last_seen_at = now() - interval '3 hours';
 select pg_temp.hurry();
 update held set job = pg_temp.work();
 select is(public.begin_send(job) ->> 'reason', 'unconfirmed', 'after an hour of silence') from held;
 select is((select row(m.status, m.error_code)::text from public.messages m join sent using (id) where name = 'lost'), '(failed,unconfirmed)', 'it fails, for everybody to see');
-delete from private.unanswered_sends;
+select is((select count(*) from private.unanswered_sends), 0::bigint, 'and is settled');
+select tests.deliver('clinic', tests.a_status('wamid.late', 'sent', extra => jsonb_build_object('message_id', (pg_temp.message('lost')).id)));
+select is((select row(m.status, m.error_code, m.failed_at)::text from public.messages m join sent using (id) where name = 'lost'), '(sent,,)', 'unless a status comes after all: that is evidence, ours was a guess');
+
+select pg_temp.send('killer');
+update public.message_queue set attempts = 7 where status = 'pending' and job_type = 'send_message';
+update held set job = pg_temp.work();
+select public.begin_send(job) from held;
+update public.message_queue set lease_expires_at = now() - interval '1 second' where status = 'processing';
+select pg_temp.work();
+select is(
+  (select row(m.status, m.error_code)::text from public.messages m join sent using (id) where name = 'killer'),
+  '(failed,unconfirmed)', 'given up with a call under way it may have been sent: it says so');
+select is((select q.status::text from public.message_queue q where (q.payload ->> 'message_id')::uuid = (pg_temp.message('killer')).id), 'dead', 'its job is dead');
 
 -- Refusals ------------------------------------------------------------------------------------------------------------
 select pg_temp.send('throttled');
@@ -196,6 +208,16 @@ select throws_ok($$ select pg_temp.send('x', null, null, 'image', '{"link": "htt
 select throws_ok(
   format($$ select pg_temp.send('x', null, null, 'image', '{"path": "media/%s/outgoing/x.png"}') $$, tests.the('petshop', 'organization_id')),
   'BL205', null, 'another organization''s file');
+select throws_ok(
+  format($$ select pg_temp.send('x', null, null, 'image', '{"path": "media/%s%s"}') $$, tests.the('clinic', 'organization_id'), escape),
+  'BL205', null, 'a path that leads out of the folder: ' || escape)
+from unnest(array['/../x.png', '/%2e%2e/x.png', '/x\\..\\y.png', '/./x.png', '', '/', '/a?b', '/a#b']) escape;
+select lives_ok(
+  format($$ select pg_temp.send('file', null, null, 'image', '{"path": "media/%s/outgoing/Foto de perfil (1).png"}') $$, tests.the('clinic', 'organization_id')),
+  'but not a file of its own');
+select throws_ok($$ select pg_temp.send('x', 'Oi', repeat('x', 129)) $$, 'BL205', null, 'a client id without end');
+select throws_ok($$ select pg_temp.send('x', 'Oi', null, 'text', '[1]') $$, 'BL205', null, 'a payload that is no object');
+select throws_ok($$ select pg_temp.send('x', 'Oi', null, 'text', jsonb_build_object('preview_url', repeat('x', 70000))) $$, 'BL205', null, 'nor of any use');
 select throws_ok($$ select pg_temp.send('x', null, null, 'unsupported') $$, 'BL205', null, 'and a type that nobody can send');
 select tests.authenticate_as(tests.the('clinic', 'viewer_id'));
 select throws_ok($$ select public.send_message(tests.the('clinic', 'conversation_id'), 'Oi') $$, 'BL002', null, 'a viewer sends nothing');
