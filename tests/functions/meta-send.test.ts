@@ -397,12 +397,13 @@ Deno.test('a file that Meta could not take is tried once more', async () => {
   })
 })
 
-Deno.test('under a spam limit a template waits, and all the number sends with it', async () => {
+Deno.test('under a spam limit a template waits, and no answer waits with it', async () => {
   await withGraph(() => Response.json(refusal(131048), { status: 400 }), async ({ meta }) => {
     const template = message({ message_type: 'template', payload: { name: 'oi', language: 'pt_BR' } })
     const outcome = await meta.send(template, credentials, never)
     assert.deepEqual(withoutCall(outcome), {
-      ...paused(3600, true),
+      ...backoff,
+      retry_at: after(3600),
       code: '131048',
       message: '(#131048) Something',
     })

@@ -134,9 +134,9 @@ const MAX_PAIR_EXPONENT = 6
 
 /** How long nothing more should be asked of Meta on behalf of this number; null: it did not ask us to wait. */
 export function pauseAfter(error: GraphError): number | null {
-  const pause = { throughput: THROUGHPUT_PAUSE, call_limit: CALL_LIMIT_PAUSE, spam_limit: SPAM_PAUSE }
+  const pause = { throughput: THROUGHPUT_PAUSE, call_limit: CALL_LIMIT_PAUSE }
   const reaction = reactionTo(error)
-  return reaction === 'throughput' || reaction === 'call_limit' || reaction === 'spam_limit'
+  return reaction === 'throughput' || reaction === 'call_limit'
     ? Math.max(pause[reaction], error.retryAfterMs ?? 0)
     : null
 }
@@ -181,14 +181,11 @@ export function resultOf(
       // Meta's own advice: after 4^X seconds. Other people are not affected. Each try counts, because X does; the usual
       // number of attempts takes an hour and a half.
       return { ...retry, retry_at: after(4 ** Math.min(attempt - 1, MAX_PAIR_EXPONENT) * SECOND) }
-    case 'spam_limit': {
-      // Meta lets this number send less, because people blocked or reported it. A template can wait, and what else the
-      // number has to send waits with it: each further try would make it worse. An answer to somebody who is waiting is
-      // no good an hour later; it fails now, where an attendant sees it.
-      if (message_type !== 'template') return failed
-      const until = after(SPAM_PAUSE)
-      return { ...retry, retry_at: until, pause_number_until: until }
-    }
+    case 'spam_limit':
+      // Meta lets this number send less, because people blocked or reported it. A template can wait, each for itself: a
+      // customer who has written may still get his answer, and that must not wait with it. An answer that Meta does
+      // refuse is no good an hour later; it fails now, where an attendant sees it.
+      return message_type === 'template' ? { ...retry, retry_at: after(SPAM_PAUSE) } : failed
     default:
       return reaction satisfies never
   }
