@@ -289,10 +289,11 @@ Deno.test('what Meta has forgotten is gone', async (test) => {
     ['404 for the id', { found: () => Response.json({ error: { code: 131052 } }, { status: 404 }) }],
     [
       'an expired file',
-      {
-        found: () =>
-          Response.json({ error: { code: 131052, message: 'Media has expired' } }, { status: 400 }),
-      },
+      { found: () => Response.json({ error: { code: 100, message: 'Media has expired' } }, { status: 400 }) },
+    ],
+    [
+      'an expired file, without a code',
+      { found: () => Response.json({ error: { message: 'Media has expired' } }, { status: 400 }) },
     ],
     ['404 at its address', { file: () => new Response('no', { status: 404 }) }],
     ['410 at its address', { file: () => new Response('no', { status: 410 }) }],
@@ -307,8 +308,8 @@ Deno.test('what Meta has forgotten is gone', async (test) => {
 })
 
 Deno.test('what may be better later is tried again, and nothing is told to be final', async (test) => {
-  const refused = (code: number, status = 400) => () =>
-    Response.json({ error: { code, message: 'no' } }, { status })
+  const refused = (code: number | undefined, status = 400, message = 'no', more = {}) => () =>
+    Response.json({ error: { code, message, ...more } }, { status })
   const broken = () =>
     new ReadableStream({
       start(controller) {
@@ -318,6 +319,30 @@ Deno.test('what may be better later is tried again, and nothing is told to be fi
     })
   const cases: [string, Setup, RegExp][] = [
     ['the token has expired', { found: refused(190, 401) }, /Meta refuses the file: 190/],
+    [
+      'the session has expired',
+      {
+        found: refused(190, 401, 'Error validating access token: Session has expired', {
+          error_subcode: 463,
+        }),
+      },
+      /190: .*expired/,
+    ],
+    ['it has expired, without a code', { found: refused(undefined, 401, 'Session has expired') }, /HTTP 401/],
+    ['a permission is missing, with 404', { found: refused(200, 404) }, /200: no/],
+    ['the account is blocked', { found: refused(131031, 404, 'Has expired') }, /131031/],
+    ['Meta cannot tell just now', { found: refused(2, 404) }, /2: no/],
+    [
+      'the file, or a permission, is missing',
+      {
+        found: refused(100, 400, 'Object does not exist, cannot be loaded due to missing permissions', {
+          error_subcode: 33,
+        }),
+      },
+      /missing permissions/,
+    ],
+    ['another code of theirs says expired', { found: refused(131052, 400, 'It expired') }, /131052/],
+    ['too many messages were reported', { found: refused(131048) }, /131048/],
     ['Meta is away', { found: () => new Response('<html>', { status: 502 }) }, /HTTP 502/],
     ['an answer without address', { found: () => Response.json({ id: MEDIA_ID }) }, /names no address/],
     ['a failure at its address', { file: () => new Response('no', { status: 500 }) }, /HTTP 500/],

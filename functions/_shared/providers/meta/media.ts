@@ -2,7 +2,7 @@
 import { z } from 'zod'
 import type { Credentials, MediaAnswer, MediaReference } from '../outbound-message.ts'
 import type { Graph } from './graph.ts'
-import { graphError, pauseAfter } from './graph-errors.ts'
+import { type GraphError, graphError, pauseAfter, reactionTo } from './graph-errors.ts'
 
 const LOOK_UP_TIMEOUT_MS = 15_000
 
@@ -34,12 +34,7 @@ export async function fetchMedia(
   const error = graphError(answer, accessToken)
   if (error !== null) {
     const detail = `${error.code ?? `HTTP ${error.status}`}: ${error.explanation}`
-    // Meta forgets a file after some days; then its id is an object that does not exist.
-    if (
-      error.code === 33 || error.subcode === 33 || error.status === 404 || /expired/i.test(error.explanation)
-    ) {
-      return { result: 'gone', detail, api_calls }
-    }
+    if (isForgotten(error)) return { result: 'gone', detail, api_calls }
     const pause = pauseAfter(error)
     if (pause !== null) {
       return { result: 'later', until: new Date(now().getTime() + pause), detail, api_calls }
@@ -69,4 +64,17 @@ export async function fetchMedia(
     return { result: 'gone', detail: `HTTP ${response.status} at its address`, api_calls }
   }
   throw new Error(`The file cannot be fetched: HTTP ${response.status} at its address`)
+}
+
+// What else may have expired, and why else an object may not be seen. A new token or permission brings the file then.
+const OF_ACCESS = /token|session|permission/i
+
+/** Meta forgets a file after seven days; then its id is an object that does not exist. */
+function isForgotten(error: GraphError): boolean {
+  const { code, subcode, status, explanation } = error
+  const reaction = reactionTo(error)
+  if (reaction !== 'failed' && reaction !== 'retry_once') return false
+  if (status === 401 || status === 403 || OF_ACCESS.test(explanation)) return false
+  return code === 33 || subcode === 33 || status === 404 ||
+    (code === 100 || code === null) && /expired/i.test(explanation)
 }
