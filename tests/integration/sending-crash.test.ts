@@ -143,8 +143,11 @@ async function timePasses(lastDeath: Date | null): Promise<void> {
         where status = 'processing' and lease_expires_at - ${LEASE}::interval < ${lastDeath}::timestamptz + interval '1 second'`
     }
     if (isQuiet) {
-      // Meta has told all, the number's webhooks went on, and of these it said nothing.
-      await sql`update public.whatsapp_instances set last_seen_at = now()`
+      // Meta has told all, the number's webhooks reached us in the minutes after the call, and of these it said nothing.
+      await sql`
+        insert into public.webhook_events (organization_id, instance_id, provider, event_type, payload, created_at)
+        select i.organization_id, i.id, i.provider, 'messages', '{}', now() - interval '9 minutes'
+        from public.whatsapp_instances i`
       await sql`
         update private.unanswered_sends u
         set called_at = now() - interval '10 minutes'

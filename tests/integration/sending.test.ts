@@ -756,12 +756,16 @@ describe('an error that only people can mend stops the number', () => {
 // No answer ------------------------------------------------------------------------------------------------------------
 
 describe('when nobody knows whether Meta sent it', () => {
-  /** As if the call had been so long ago, and the last webhook of the number too. */
-  async function later(message: { id: string }, called: string, lastWebhook: string): Promise<void> {
+  /** As if the call had been so long ago; and, if told, as if a webhook of the number had come right after it. */
+  async function later(message: { id: string }, called: string, webhooks: 'silent' | 'went on'): Promise<void> {
     await sql`update private.unanswered_sends set called_at = now() - ${called}::interval where message_id = ${message.id}`
-    await sql`
-      update public.whatsapp_instances i set last_seen_at = now() - ${lastWebhook}::interval
-      from public.messages m where m.id = ${message.id} and i.id = m.instance_id`
+    if (webhooks === 'went on') {
+      await sql`
+        insert into public.webhook_events (organization_id, instance_id, provider, event_type, payload, created_at)
+        select m.organization_id, m.instance_id, 'meta_cloud', 'messages', '{}', now() - ${called}::interval + interval '1 minute'
+        from public.messages m
+        where m.id = ${message.id}`
+    }
     await hurry(sql, clinic)
   }
 
@@ -791,11 +795,11 @@ describe('when nobody knows whether Meta sent it', () => {
       await meta.failing(through, fail)
       const message = await say(chat)
       await whenWaiting(message)
-      // Long ago, but the number's webhooks have been silent since.
-      await later(message, '20 minutes', '19 minutes')
+      // Long ago, but the number's webhooks were silent then.
+      await later(message, '20 minutes', 'silent')
       await seen(() => jobOf(clinic, message), ({ is_due, status }) => status === 'pending' && !is_due)
       expect(await sendsOf(through, message)).toHaveLength(1)
-      await later(message, '20 minutes', '0')
+      await later(message, '20 minutes', 'went on')
       await whenRead(message)
       expect(await sendsOf(through, message)).toHaveLength(2)
     },
@@ -806,7 +810,7 @@ describe('when nobody knows whether Meta sent it', () => {
     await meta.failing(through, 'break')
     const message = await say(chat)
     await whenWaiting(message)
-    await later(message, '61 minutes', '3 hours')
+    await later(message, '61 minutes', 'silent')
     expect(await whenFailed(message)).toMatchObject({ error_code: 'unconfirmed' })
     expect(await sendsOf(through, message)).toHaveLength(1)
     await whenRead(await say(chat))
