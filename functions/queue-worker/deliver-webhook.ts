@@ -2,7 +2,6 @@
 // comes of it is for finish_delivery to keep; when the next attempt is due is decided here.
 import { Webhook } from 'standardwebhooks'
 import { z } from 'zod'
-import { beginningOf } from '../_shared/beginning.ts'
 import {
   parseReceiverUrl,
   RefusedAddress,
@@ -10,17 +9,15 @@ import {
   type Resolve,
   UnresolvedHost,
 } from '../_shared/public-address.ts'
-import { apiCall, safeText } from '../_shared/redact.ts'
+import { apiCall } from '../_shared/redact.ts'
 import type { Rpc } from '../_shared/rpc.ts'
 import type { SecretBox } from '../_shared/secrets.ts'
 import { claimOf, type JobType } from './job.ts'
 import { patientRpc, type Pause, pause as realPause } from './patient-rpc.ts'
 import { nextAttempt } from './retry-schedule.ts'
 
-// From the name server's answer to the last byte that we read.
+// From the name server's answer to the receiver's.
 const TIMEOUT_MS = 15_000
-// Of an answer that refuses: enough to see why, however much there is.
-const EXCERPT_BYTES = 4096
 // An outcome that the database never hears of is an event that the receiver gets again.
 const FINISH_PAUSES = [200, 1_000, 3_000]
 
@@ -70,7 +67,7 @@ interface Failure {
   isDelivered: false
   /** Null: nobody answered. */
   status: number | null
-  /** Begins with a code that stays the same: `http_503: try later`. */
+  /** A code that stays the same, such as `http_503`; what follows it is ours, never the receiver's. */
   error: string
   retryAfter: string | null
   /** False: nothing left our side. */
@@ -165,18 +162,13 @@ function signedHeaders(
 
 async function attemptFrom(response: Response): Promise<Attempt> {
   const { status, ok } = response
-  if (ok) {
-    await response.body?.cancel().catch(() => undefined)
-    return { isDelivered: true, status }
-  }
-  // Cut off or not: the status counts, and this only explains it.
-  const { text } = await beginningOf(response, EXCERPT_BYTES)
-  const excerpt = safeText(text)
-  const code = status >= 300 && status < 400 ? 'redirect' : `http_${status}`
+  // Not read: a receiver's explanation may repeat what it was sent, and that is for nobody's log.
+  await response.body?.cancel().catch(() => undefined)
+  if (ok) return { isDelivered: true, status }
   return {
     isDelivered: false,
     status,
-    error: excerpt === '' ? code : `${code}: ${excerpt}`,
+    error: status >= 300 && status < 400 ? 'redirect' : `http_${status}`,
     retryAfter: response.headers.get('retry-after'),
     wasSent: true,
   }

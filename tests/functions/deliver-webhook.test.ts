@@ -289,13 +289,12 @@ Deno.test('every 2xx is a success, and its body is not waited for', async () => 
 Deno.test('a failure is tried again at the schedule’s time, and says why', async (test) => {
   const now = new Date('2026-11-20T12:00:00Z')
   const failures: [number, string, string][] = [
-    [400, 'bad signature', 'http_400: bad signature'],
+    [400, 'bad signature', 'http_400'],
     [401, '', 'http_401'],
-    [404, '<h1>Not found</h1>', 'http_404: <h1>Not found</h1>'],
-    [409, '', 'http_409'],
-    [500, 'line one\nline\u0000two\u001b[31m', 'http_500: line one line two [31m'],
-    [503, 'a'.repeat(2000), `http_503: ${'a'.repeat(500)}`],
-    [502, 'ligue 5511987650001', 'http_502: ligue 5511*******01'],
+    [404, '<h1>Not found</h1>', 'http_404'],
+    [503, 'a'.repeat(2000), 'http_503'],
+    // As some frameworks do it: what was wrong with which value. The value is what a customer wrote.
+    [422, '{"detail": [{"loc": ["content"], "input": "Estou com HIV"}]}', 'http_422'],
   ]
   for (const [status, body, error] of failures) {
     await test.step(`${status} ${body.slice(0, 20)}`, async () => {
@@ -311,6 +310,7 @@ Deno.test('a failure is tried again at the schedule’s time, and says why', asy
         })
         const { status_code, success } = Object(api_call)
         assert.deepEqual([status_code, success], [status, false])
+        assert.deepEqual(Object(api_call).response_data, { error: { message: error } })
       })
     })
   }
@@ -330,7 +330,7 @@ Deno.test('410 is an end, also in the last attempt', async () => {
     for (const attempts of [1, 10]) {
       const { ended, outcome } = await deliver(url, { attempts })
       assert.deepEqual(ended, { kind: 'ended', result: 'gone' })
-      assert.deepEqual(outcome, { result: 'gone', status: 410, error: 'http_410: closed' })
+      assert.deepEqual(outcome, { result: 'gone', status: 410, error: 'http_410' })
     }
   })
 })
@@ -343,7 +343,7 @@ Deno.test('Retry-After is honoured, in seconds and as a date', async () => {
       assert.deepEqual((await deliver(url, { now })).outcome, {
         result: 'retry',
         status: 429,
-        error: 'http_429: slow down',
+        error: 'http_429',
         next_attempt_at: '2026-11-20T12:01:30.000Z',
       })
     })
@@ -391,7 +391,7 @@ Deno.test('a receiver that does not answer in time has failed, and what is under
   })
 })
 
-Deno.test('the time is for the whole exchange: a name server and a body that never end are in it', async () => {
+Deno.test('a name server that never answers is in the time, and the end of a body is not waited for', async () => {
   const silent: Resolve = () => new Promise(() => undefined)
   const { outcome, api_call } = await deliver('https://exemplo.com.br/', { resolve: silent, timeoutMs: 50 })
   assert.equal(Object(outcome).error, 'timeout')
@@ -404,11 +404,11 @@ Deno.test('the time is for the whole exchange: a name server and a body that nev
     )
   await withReceiver(trickle, async ({ url }) => {
     const { status, error } = Object((await deliver(url, { timeoutMs: 1500 })).outcome)
-    assert.deepEqual([status, error], [503, 'http_503: sor'])
+    assert.deepEqual([status, error], [503, 'http_503'])
   })
 })
 
-Deno.test('of an answer without end no more is read than explains it', async () => {
+Deno.test('of an answer that refuses nothing is read, however much there is', async () => {
   const chunk = new TextEncoder().encode('não '.repeat(256))
   const { promise: cancelled, resolve: cancel } = Promise.withResolvers<void>()
   let sent = 0
@@ -425,7 +425,7 @@ Deno.test('of an answer without end no more is read than explains it', async () 
     )
   await withReceiver(endless, async ({ url }) => {
     const { error } = Object((await deliver(url)).outcome)
-    assert.equal(error, `http_500: ${'não '.repeat(256).slice(0, 500)}`)
+    assert.equal(error, 'http_500')
     await cancelled
     assert.ok(sent < 64 * 1024 * 1024, `${sent} bytes were sent`)
   })
