@@ -32,8 +32,24 @@ export const systemResolve: Resolve = async (hostname) => {
   return found.map(({ address }) => address)
 }
 
-// Names that mean something inside a network only, whatever they resolve to today.
-const INTERNAL_NAMES = ['localhost', 'local', 'internal', 'localdomain', 'home.arpa']
+// Names that mean something inside a network only, or nothing at all, whatever they resolve to today.
+const INTERNAL_NAMES = [
+  'localhost',
+  'local',
+  'localdomain',
+  'internal',
+  'intranet',
+  'private',
+  'corp',
+  'home',
+  'home.arpa',
+  'lan',
+  'svc',
+  'onion',
+  'test',
+  'example',
+  'invalid',
+]
 
 /** Refuses what needs no name server to be refused. The URL parser has written every spelling of an IPv4 address as four decimals. */
 export function parseReceiverUrl(text: string, { allowLoopback }: AddressRules): URL {
@@ -53,7 +69,7 @@ export function parseReceiverUrl(text: string, { allowLoopback }: AddressRules):
   const literal = literalOf(url)
   if (literal !== null) {
     requireAllowed([literal], url, allowLoopback)
-  } else if (isInternalName(url.hostname) && !(allowLoopback && withoutDot(url.hostname) === 'localhost')) {
+  } else if (isInternalName(url.hostname) && !(allowLoopback && withoutDots(url.hostname) === 'localhost')) {
     throw new RefusedAddress('the host is not a public name')
   }
   return url
@@ -122,15 +138,15 @@ function isLoopback(address: string): boolean {
 
 /** The IP address that a URL names directly. */
 function literalOf(url: URL): string | null {
-  const host = withoutDot(url.hostname).replace(/^\[|\]$/g, '')
+  const host = withoutDots(url.hostname).replace(/^\[|\]$/g, '')
   return ipaddr.isValid(host) ? host : null
 }
 
 function isInternalName(hostname: string): boolean {
-  const name = withoutDot(hostname)
+  const name = withoutDots(hostname)
   return !name.includes('.') || INTERNAL_NAMES.some((internal) => name.endsWith(`.${internal}`))
 }
 
-function withoutDot(hostname: string): string {
-  return hostname.replace(/\.$/, '')
+function withoutDots(hostname: string): string {
+  return hostname.replace(/\.+$/, '')
 }

@@ -129,6 +129,13 @@ Deno.test('a URL is refused for what it says itself', async (test) => {
     ['https://impressora.local/', /public name/],
     ['https://metadata.google.internal/', /public name/],
     ['https://metadata.google.internal./', /public name/],
+    ['https://metadata.google.internal../', /public name/],
+    ['https://localhost../', /public name/],
+    ['https://kubernetes.default.svc/', /public name/],
+    ['https://kubernetes.default.svc.cluster.local/', /public name/],
+    ...['lan', 'corp', 'home', 'intranet', 'private', 'test', 'example', 'invalid', 'onion'].map((
+      name,
+    ): [string, RegExp] => [`https://crm.${name}/`, /public name/]),
     ['https://roteador.home.arpa/', /public name/],
     ['https://kong:8000/', /public name/],
     ['https://com./', /public name/],
