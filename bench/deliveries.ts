@@ -31,8 +31,14 @@ export function customersOf(channels: Channel[], each: number): Customer[] {
     }))).flat()
 }
 
+const TEXT = { type: 'text', text: { body: 'Olá! Gostaria de marcar uma consulta para sexta às 15h. Vocês têm horário?' } }
+
 /** One delivery with one new message of each of these customers, who all wrote to the same number. */
-export function deliveryOf(channel: Channel, customers: Customer[]): Record<string, unknown> {
+export function deliveryOf(
+  channel: Channel,
+  customers: Customer[],
+  content: Record<string, unknown> = TEXT,
+): Record<string, unknown> {
   const timestamp = String(Math.floor(Date.now() / 1000))
   return {
     object: 'whatsapp_business_account',
@@ -52,8 +58,7 @@ export function deliveryOf(channel: Channel, customers: Customer[]): Record<stri
                 from: waId,
                 id: `wamid.${randomBytes(40).toString('base64')}`,
                 timestamp,
-                type: 'text',
-                text: { body: 'Olá! Gostaria de marcar uma consulta para sexta às 15h. Vocês têm horário?' },
+                ...content,
               })),
             },
             field: 'messages',

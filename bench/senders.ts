@@ -2,18 +2,23 @@
 // other. Bodies and signatures are made before the clock runs.
 
 import { Agent, request } from 'node:http'
+import { setTimeout as sleep } from 'node:timers/promises'
 import type { SignedDelivery } from './deliveries.ts'
 
 export interface Assignment {
   api: string
   senders: number
   deliveries: SignedDelivery[]
+  /** So many in all, evenly; without it as fast as the answers come. */
+  perSecond?: number
 }
 
 export interface Sent {
   seconds: number
   /** Milliseconds, as each was answered. */
   latencies: number[]
+  /** When each was answered, by the clock of the machine, in the order of the deliveries. */
+  answeredAt: number[]
   /** How many were answered with anything but 200, by status; 0 is no answer. */
   errors: Record<number, number>
 }
@@ -37,22 +42,25 @@ function post(api: string, { path, body, signature }: SignedDelivery): Promise<n
   })
 }
 
-async function send({ api, senders, deliveries }: Assignment): Promise<Sent> {
+async function send({ api, senders, deliveries, perSecond }: Assignment): Promise<Sent> {
   const latencies: number[] = []
+  const answeredAt: number[] = []
   const errors: Record<number, number> = {}
-  const waiting = deliveries.values()
+  const waiting = deliveries.entries()
   const started = performance.now()
   await Promise.all(
     Array.from({ length: senders }, async () => {
-      for (const delivery of waiting) {
+      for (const [index, delivery] of waiting) {
+        if (perSecond !== undefined) await sleep(started + index * 1000 / perSecond - performance.now())
         const sent = performance.now()
         const status = await post(api, delivery)
         latencies.push(performance.now() - sent)
+        answeredAt[index] = Date.now()
         if (status !== 200) errors[status] = (errors[status] ?? 0) + 1
       }
     }),
   )
-  return { seconds: (performance.now() - started) / 1000, latencies, errors }
+  return { seconds: (performance.now() - started) / 1000, latencies, answeredAt, errors }
 }
 
 process.on('message', (assignment: Assignment) => {

@@ -3,9 +3,8 @@
 // Every figure stands beside what it is a part of, measured in turn in the same run: read the ratios. It says what is,
 // and asserts nothing about time; it fails when a message got lost or a delivery was refused.
 
-import { type ChildProcess, fork } from 'node:child_process'
+import type { ChildProcess } from 'node:child_process'
 import { randomBytes } from 'node:crypto'
-import { once } from 'node:events'
 import { mkdir, mkdtemp, rm, writeFile } from 'node:fs/promises'
 import { cpus, tmpdir } from 'node:os'
 import { join } from 'node:path'
@@ -14,9 +13,9 @@ import postgres from 'postgres'
 import { z } from 'zod'
 import { parse } from '../functions/_shared/providers/meta/parse.ts'
 import { type Stack, startStack } from '../local/stack.ts'
+import { assign, startSenders } from './assign.ts'
 import { type Channel, type Customer, customersOf, deliveryOf, signed } from './deliveries.ts'
 import { median, percentile, short, table } from './figures.ts'
-import type { Assignment, Sent } from './senders.ts'
 
 const TENANTS = 5
 const CUSTOMERS_EACH = 100
@@ -51,7 +50,7 @@ async function main(): Promise<void> {
   try {
     stack = await startStack({ dataDir, apiPort: 0, dbPort: 0, signal: interrupted.signal })
     admin = postgres(stack.urls.admin, { max: 1, onnotice: () => undefined })
-    senders = fork(fileURLToPath(new URL('senders.ts', import.meta.url)), { serialization: 'advanced' })
+    senders = startSenders()
     await measure(stack, admin, senders)
   } finally {
     senders?.kill()
@@ -107,11 +106,8 @@ async function measureWebhooks(
       if (customer === undefined) throw new Error('There are no customers.')
       return signed(customer.channel, deliveryOf(customer.channel, [customer]))
     })
-    const { seconds, latencies, errors } = await assign(senders, {
-      api: stack.urls.api,
-      senders: SENDERS,
-      deliveries,
-    })
+    const assignment = { api: stack.urls.api, senders: SENDERS, deliveries }
+    const { seconds, latencies, errors } = await assign(senders, assignment, interrupted.signal)
     return {
       perSecond: count / seconds,
       p50: percentile(latencies, 50),
@@ -165,30 +161,6 @@ function medians(rounds: HttpRound[]): HttpFigures {
     p99: median(rounds.map(({ p99 }) => p99)),
   }
 }
-
-async function assign(senders: ChildProcess, assignment: Assignment): Promise<Sent> {
-  const ended = new AbortController()
-  try {
-    const answer = once(senders, 'message', { signal: ended.signal })
-    const death = once(senders, 'exit', { signal: ended.signal }).then(() => {
-      throw new Error('The senders died.')
-    })
-    const stop = once(interrupted.signal, 'abort', { signal: ended.signal }).then(() => {
-      throw new Error('Interrupted.')
-    })
-    senders.send(assignment)
-    const [sent] = await Promise.race([answer, death, stop])
-    return sentSchema.parse(sent)
-  } finally {
-    ended.abort()
-  }
-}
-
-const sentSchema = z.object({
-  seconds: z.number(),
-  latencies: z.array(z.number()),
-  errors: z.record(z.coerce.number(), z.number()),
-})
 
 /** The same call of the same name, checked and routed alike; it only does nothing. */
 async function withEmptyIngest<T>(admin: postgres.Sql, work: () => Promise<T>): Promise<T> {
