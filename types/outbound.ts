@@ -3,7 +3,10 @@
 
 import { z } from 'zod'
 
-const title = (longest: number) => z.string().trim().min(1).max(longest)
+/** Letters are counted as Postgres counts them; a text is sent as it is, so that spaces at its ends count. */
+const upTo = (longest: number) =>
+  z.string().refine((text) => [...text].length <= longest, `At most ${longest} characters`)
+const title = (longest: number) => upTo(longest).regex(/\S/, 'There must be something to read')
 
 export const textPayload = z.strictObject({ preview_url: z.boolean().optional() })
 
@@ -23,7 +26,7 @@ export const listPayload = z.strictObject({
   /** At most ten rows in all; a title for each section if there are several. */
   sections: z.array(z.strictObject({
     title: title(24).optional(),
-    rows: z.array(z.strictObject({ id: title(200), title: title(24), description: z.string().max(72).optional() })).min(1),
+    rows: z.array(z.strictObject({ id: title(200), title: title(24), description: upTo(72).optional() })).min(1),
   })).min(1).max(10),
 })
 
@@ -39,10 +42,14 @@ export const templatePayload = z.strictObject({
 
 const filename = title(240).optional()
 
+// media/<organization>/…: no segment that leads elsewhere, no letter that a URL would read as something else.
+// deno-lint-ignore no-control-regex -- a tab or a line end is dropped from a URL without a word.
+const PATH = /^media(?:\/(?!\.{1,2}(?:\/|$))[^/%\\?#\u0000-\u001f\u007f]+){2,}$/
+
 /** message_type image, audio, video, document or sticker: a public link, or a file in our Storage; content is the caption. */
 export const mediaPayload = z.union([
-  z.strictObject({ link: z.url({ protocol: /^https$/ }).max(2000), filename }),
-  z.strictObject({ path: z.string().regex(/^media\/./).max(1024), filename }),
+  z.strictObject({ link: z.string().max(2000).regex(/^https:\/\/[^/?#\s]\S*$/).pipe(z.url()), filename }),
+  z.strictObject({ path: z.string().max(1024).regex(PATH), filename }),
 ])
 
 export const locationPayload = z.strictObject({
@@ -56,7 +63,7 @@ export const locationPayload = z.strictObject({
 export const contactsPayload = z.strictObject({ contacts: z.array(z.record(z.string(), z.json())).min(1).max(100) })
 
 /** message_id is the WhatsApp id of the message reacted to; an empty emoji takes the reaction back. */
-export const reactionPayload = z.strictObject({ message_id: title(256), emoji: z.string().max(20) })
+export const reactionPayload = z.strictObject({ message_id: title(256), emoji: upTo(20) })
 
 export const outboundPayload = z.union([
   interactivePayload,
