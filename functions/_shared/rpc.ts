@@ -2,7 +2,12 @@
 import { createClient } from '@supabase/supabase-js'
 
 /** Calls a function by name; throws RpcError when it raised, or could not be reached. */
-export type Rpc = (name: string, args: Record<string, unknown>) => Promise<unknown>
+export type Rpc = (name: string, args: Record<string, unknown>, options?: CallOptions) => Promise<unknown>
+
+export interface CallOptions {
+  /** Whoever asks waits no longer than this; what the database makes of the call is not known then. */
+  signal?: AbortSignal
+}
 
 export class RpcError extends Error {
   override readonly name = 'RpcError'
@@ -32,8 +37,10 @@ export function createRpc(url: string, apiKey: string, { bearer, timeoutMs = 30_
     auth: { persistSession: false, autoRefreshToken: false, detectSessionInUrl: false },
     ...(bearer === undefined ? {} : { global: { headers: { authorization: `Bearer ${bearer}` } } }),
   })
-  return async (name, args) => {
-    const { data, error, status } = await client.rpc(name, args).abortSignal(AbortSignal.timeout(timeoutMs))
+  return async (name, args, { signal } = {}) => {
+    const timeUp = AbortSignal.timeout(timeoutMs)
+    const { data, error, status } = await client.rpc(name, args)
+      .abortSignal(signal === undefined ? timeUp : AbortSignal.any([signal, timeUp]))
     // What something in between answers has no code, whatever its type says.
     if (error) throw new RpcError(status, error.code ?? '', error.message, businessError(error.details))
     return data

@@ -16,20 +16,37 @@ export interface Patience {
 
 /**
  * Repeats what the database did not do for reasons of its own. A call whose answer was lost may have been done: the
- * functions that end a job refuse it the second time, because the job is no longer held.
+ * functions that end a job refuse it the second time, because the job is no longer held. There is no further try once the
+ * signal of the call is aborted.
  */
 export function patientRpc(rpc: Rpc, { pauses, pause, failed }: Patience): Rpc {
-  return async (name, args) => {
+  return async (name, args, options = {}) => {
+    const { signal } = options
     for (const milliseconds of pauses) {
       try {
-        return await rpc(name, args)
+        return await rpc(name, args, options)
       } catch (error) {
-        if (!isTransient(error)) throw error
+        if (!isTransient(error) || signal?.aborted) throw error
         failed?.(error)
-        await pause(milliseconds)
+        await untilAborted(pause(milliseconds), signal)
+        if (signal?.aborted) throw error
       }
     }
-    return await rpc(name, args)
+    return await rpc(name, args, options)
+  }
+}
+
+/** Waits for the work, or for nothing any more. */
+async function untilAborted(work: Promise<void>, signal: AbortSignal | undefined): Promise<void> {
+  if (signal === undefined) return await work
+  const { promise: aborted, resolve: abort } = Promise.withResolvers<void>()
+  const heard = () => abort()
+  signal.addEventListener('abort', heard)
+  if (signal.aborted) abort()
+  try {
+    await Promise.race([work, aborted])
+  } finally {
+    signal.removeEventListener('abort', heard)
   }
 }
 

@@ -1,6 +1,6 @@
 // Calls that are repeated, over a real Data API that is not well: what is worth another try, and what is not.
 import assert from 'node:assert/strict'
-import { createRpc, RpcError } from '../../functions/_shared/rpc.ts'
+import { createRpc, type Rpc, RpcError } from '../../functions/_shared/rpc.ts'
 import { patientRpc } from '../../functions/queue-worker/patient-rpc.ts'
 
 const postgrestError = (status: number, code: string, details: string | null = null) => () =>
@@ -90,4 +90,28 @@ Deno.test('what is no failure of the database is not repeated', async () => {
   }, { pauses: [1], pause: () => Promise.resolve() })
   await assert.rejects(rpc('x', {}), TypeError)
   assert.equal(times, 1)
+})
+
+Deno.test('whoever has had enough is not kept waiting, neither by a try nor by a pause', async () => {
+  const failure = new RpcError(503, 'PGRST001', 'no connection', null)
+  const enough = new AbortController()
+  const { signal } = enough
+  let times = 0
+  const signals: unknown[] = []
+  const away: Rpc = (_name, _args, options) => {
+    times += 1
+    signals.push(options?.signal)
+    return Promise.reject(failure)
+  }
+  const endless = patientRpc(away, {
+    pauses: [1, 1],
+    pause: () => {
+      enough.abort()
+      return new Promise(() => undefined)
+    },
+  })
+  await assert.rejects(endless('x', {}, { signal }), failure)
+  assert.deepEqual([times, signals], [1, [signal]])
+  await assert.rejects(endless('x', {}, { signal }), failure)
+  assert.equal(times, 2)
 })

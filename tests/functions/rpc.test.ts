@@ -15,6 +15,13 @@ Deno.test('a Data API that hangs is given up when the time for it is over, and n
       (error) => error instanceof RpcError && error.status === 0,
     )
     assert.deepEqual(await createRpc(url, 'sb_secret_x')('answers', {}), { answered: true })
+
+    // Or as soon as the caller has had enough.
+    const rpc = createRpc(url, 'sb_secret_x')
+    const noLonger = (error: unknown) => error instanceof RpcError && error.status === 0
+    await assert.rejects(rpc('hangs', {}, { signal: AbortSignal.timeout(50) }), noLonger)
+    await assert.rejects(rpc('answers', {}, { signal: AbortSignal.abort() }), noLonger)
+    assert.deepEqual(await rpc('answers', {}, { signal: AbortSignal.timeout(30_000) }), { answered: true })
   } finally {
     release()
     await server.shutdown()
