@@ -83,6 +83,7 @@ export function deliverWebhook(
     schema: payloadSchema,
     // Beside the exchange itself the database is asked twice.
     timeoutMs: timeoutMs + 30_000,
+    slow: true,
 
     async handle(job, { signal, now }) {
       const claim = claimOf(job)

@@ -59,6 +59,7 @@ export function fetchMedia(
   return {
     schema: payloadSchema,
     timeoutMs: 90_000,
+    slow: true,
 
     async handle(job, { signal }) {
       const answer = begun.parse(await rpc('begin_media_fetch', { job: claimOf(job) }))

@@ -16,6 +16,8 @@ export interface Job<Payload = unknown> {
   payload: Payload
 }
 
+export type Attempted = Pick<Job, 'attempts' | 'created_at'>
+
 /** What proves to the database that one still holds a job. */
 export interface Claim {
   organization_id: string
@@ -43,10 +45,20 @@ export interface Context {
   log: Log
 }
 
-/** What a handler throws becomes a failure that is tried again, with a backoff that the database decides. */
+/** What a handler throws becomes a failure that is tried again. */
 export interface JobType<Schema extends z.ZodType = z.ZodType> {
   schema: Schema
   timeoutMs: number
+  /**
+   * It waits for strangers, and does no harm when it is repeated. Such jobs get half of a run's slots, so that what
+   * customers wait for finds one, and a run that is stopped breaks them off at once.
+   */
+  slow?: boolean
+  /**
+   * When a job is tried again whose handler threw or took too long; null: it is given up. By default the database
+   * decides, with a backoff of its own.
+   */
+  nextTry?: (job: Attempted, failedAt: Date) => Date | null
   handle(job: Job<z.output<Schema>>, context: Context): Promise<Outcome>
 }
 

@@ -9,6 +9,8 @@ export function workerSettings(variables: Variables): Settings {
     budgetMs: wholeNumber(variables, 'BALCAO_WORKER_BUDGET_MS', 100_000, 1_000, 390_000),
     maxJobs: 300,
     leaseMs: 60_000,
+    // The local stack kills what has not ended five seconds after it was told to.
+    stopMs: 3_500,
   }
 }
 

@@ -16,6 +16,8 @@ export interface Settings {
   /** A run ends after so many jobs, because the platform also counts processor time. */
   maxJobs: number
   leaseMs: number
+  /** How long what has begun may go on once the run is stopped. */
+  stopMs: number
 }
 
 export interface Dependencies {
@@ -23,7 +25,7 @@ export interface Dependencies {
   jobTypes: ReadonlyMap<string, JobType>
   settings: Settings
   log: Log
-  /** All slots are held by jobs that take their time, and more may be due: another run is wanted. */
+  /** All slots that some jobs may have are held by such as take their time, and more may be due: another run is wanted. */
   onFull?: () => void
   now?: () => Date
   pause?: Pause
@@ -43,9 +45,9 @@ export interface Summary {
 export interface Run {
   /** False once it claims nothing more. */
   isClaiming(): boolean
-  /** Looks into the queue again, if it has room; answers whether it will. */
+  /** Looks into the queue again, if it has room; answers whether it will, for jobs of every kind. */
   nudge(): boolean
-  /** Claims no more, gives what runs a moment, and breaks it off. */
+  /** Claims no more, breaks off what can be repeated, and the rest after a moment. */
   stop(): void
   /** Rejects only when the queue could not be asked. */
   finished: Promise<Summary>
@@ -65,6 +67,7 @@ type Ending = 'completed' | 'failed' | 'postponed' | 'lost'
 interface RunningJob {
   claim: Claim
   controller: AbortController
+  isSlow: boolean
   /** Its outcome is being told to the database: what the heartbeat hears of it from now on says nothing. */
   isEnding: boolean
 }
@@ -74,9 +77,10 @@ const RETRY_PAUSES = [200, 1000, 3000]
 const POLL_MS = 500
 // A job that lasts longer than this waits for somebody else, a receiver that does not answer for instance.
 const FULL_MS = 300
-// Whoever ends the isolate does not wait long.
-const STOP_GRACE_MS = 1500
-// Parts of the budget: until when jobs are claimed, and when those are broken off that still run.
+// Of a stopped run: for a job to end that was broken off, and then once more for the database to hear of it.
+const STOP_GRACE_MS = 500
+// Parts of the budget: until when jobs are claimed, and when those are broken off that still run. At its end nobody waits
+// for the database any more.
 const CLAIMING_PART = 0.7
 const RUNNING_PART = 0.9
 
@@ -97,33 +101,53 @@ export function startRun(
   { rpc, jobTypes, settings, log, onFull, now = () => new Date(), pause = realPause }: Dependencies,
   chosenTypes: readonly string[] | null = null,
 ): Run {
-  const { slots, budgetMs, maxJobs, leaseMs } = settings
+  const { slots, budgetMs, maxJobs, leaseMs, stopMs } = settings
   const worker = `queue-worker/${crypto.randomUUID()}`
   const startedAt = performance.now()
   const elapsed = () => performance.now() - startedAt
+  const claimUntil = budgetMs * CLAIMING_PART
   const graceMs = budgetMs * (1 - RUNNING_PART) / 2
   const database = patientRpc(rpc, { pauses: RETRY_PAUSES, pause })
+
+  // Half of the slots are kept for jobs that wait for nobody, if there are any.
+  const kinds = chosenTypes ?? [...jobTypes.keys()]
+  const quickKinds = kinds.filter((name) => jobTypes.get(name)?.slow !== true)
+  const slowSlots = quickKinds.length === kinds.length || quickKinds.length === 0
+    ? slots
+    : Math.max(1, Math.floor(slots / 2))
 
   const running = new Set<RunningJob>()
   const counts = { claimed: 0, completed: 0, failed: 0, postponed: 0, lost: 0 }
   const bell = createBell()
-  let stopAt = Infinity
+  const claiming = new AbortController()
+  const over = new AbortController()
+  const timers: ReturnType<typeof setTimeout>[] = []
   let isClaiming = true
+  let isStopping = false
   let lastOrganization: string | null = null
+  // Since when there is no slot, or none for slow jobs; Infinity: there is one of each.
+  let heldSince = Infinity
+  let hasAsked = false
 
+  at(budgetMs * RUNNING_PART, breakOff)
+  at(budgetMs, () => over.abort())
   const finished = run()
   // Whoever waits for it hears of a failure; it is not an unhandled one if nobody does.
   finished.catch(() => undefined)
 
   return {
-    isClaiming: () => isClaiming,
+    isClaiming: () => isClaiming && mayBegin(),
     nudge() {
-      if (!isClaiming || running.size >= slots) return false
+      if (!isClaiming || !mayBegin() || running.size >= slots) return false
       bell.ring()
-      return true
+      return !isHeld()
     },
     stop() {
-      stopAt = Math.min(stopAt, elapsed() + Math.min(STOP_GRACE_MS, graceMs))
+      if (isStopping || over.signal.aborted) return
+      isStopping = true
+      for (const { isSlow, controller } of running) if (isSlow) controller.abort(runOver())
+      at(stopMs, breakOff)
+      at(stopMs + 2 * STOP_GRACE_MS, () => over.abort())
       bell.ring()
     },
     finished,
@@ -139,8 +163,11 @@ export function startRun(
       failure = error
     }
     isClaiming = false
-    await endOfRunning()
+    // Each of them ends by itself, or is broken off.
+    while (running.size > 0) await bell.heard(POLL_MS)
     clearInterval(heartbeat)
+    over.abort()
+    for (const timer of timers) clearTimeout(timer)
 
     const summary = { ...counts, drained, duration_ms: Math.round(elapsed()) }
     if (failure !== null) {
@@ -153,36 +180,70 @@ export function startRun(
 
   /** Answers whether nothing was due any more. */
   async function claimAndRun(): Promise<boolean> {
-    const claimUntil = budgetMs * CLAIMING_PART
-    while (stopAt === Infinity && elapsed() < claimUntil && counts.claimed < maxJobs) {
-      const room = Math.min(slots - running.size, maxJobs - counts.claimed)
-      if (room === 0) {
-        await bell.heard(Math.min(FULL_MS, claimUntil - elapsed()))
-        if (running.size < slots || stopAt !== Infinity) continue
-        // Once: whoever enqueues from now on wakes another run himself.
-        onFull?.()
-        await bell.heard(claimUntil - elapsed())
+    while (mayBegin() && counts.claimed < maxJobs) {
+      askForAnotherRun()
+      const share = claimable()
+      if (share === null) {
+        await heard(Infinity)
         continue
       }
       // What rings from here on may have made more work than the claim sees.
       bell.reset()
-      const jobs = await claim(room)
+      const jobs = await claim(share)
+      if (!mayBegin()) {
+        await Promise.all(jobs.map(giveBack))
+        return false
+      }
       for (const job of jobs) start(job)
       if (jobs.length > 0 || bell.hasRung()) continue
       if (running.size === 0) return true
-      await bell.heard(Math.min(POLL_MS, claimUntil - elapsed()))
+      await heard(POLL_MS)
     }
     return false
   }
 
-  async function claim(room: number): Promise<Job[]> {
+  function mayBegin(): boolean {
+    return !isStopping && elapsed() < claimUntil
+  }
+
+  /** How many jobs there is room for now, and of which kinds; null: for none. */
+  function claimable(): { room: number; types: readonly string[] | null } | null {
+    const room = Math.min(slots - running.size, maxJobs - counts.claimed)
+    if (room <= 0) return null
+    const slowRoom = slowSlots - slowJobs()
+    // To leave kinds out costs the database more than to take what comes.
+    return slowRoom > 0 ? { room: Math.min(room, slowRoom), types: chosenTypes } : { room, types: quickKinds }
+  }
+
+  function slowJobs(): number {
+    return [...running].filter(({ isSlow }) => isSlow).length
+  }
+
+  function isHeld(): boolean {
+    return running.size >= slots || slowJobs() >= slowSlots
+  }
+
+  /** Once while they are held: whoever enqueues after that wakes another run himself. */
+  function askForAnotherRun(): void {
+    if (hasAsked || elapsed() < heldSince + FULL_MS) return
+    hasAsked = true
+    onFull?.()
+  }
+
+  /** Waits for a ring, but not beyond the moment at which there is something to do. */
+  async function heard(longest: number): Promise<void> {
+    const untilAsking = hasAsked ? Infinity : heldSince + FULL_MS - elapsed()
+    await bell.heard(Math.min(longest, claimUntil - elapsed(), untilAsking))
+  }
+
+  async function claim({ room, types }: { room: number; types: readonly string[] | null }): Promise<Job[]> {
     const answer = await database('claim_jobs', {
       worker,
       batch_size: room,
-      job_types: chosenTypes,
+      job_types: types,
       lease: asInterval(leaseMs),
       after: lastOrganization,
-    })
+    }, { signal: claiming.signal })
     const jobs = jobRows.parse(answer ?? [])
     lastOrganization = jobs.at(-1)?.organization_id ?? lastOrganization
     counts.claimed += jobs.length
@@ -190,13 +251,38 @@ export function startRun(
   }
 
   function start(job: Job): void {
-    const entry: RunningJob = { claim: claimOf(job), controller: new AbortController(), isEnding: false }
+    const entry: RunningJob = {
+      claim: claimOf(job),
+      controller: new AbortController(),
+      isSlow: jobTypes.get(job.job_type)?.slow ?? false,
+      isEnding: false,
+    }
     running.add(entry)
+    if (isHeld()) heldSince = Math.min(heldSince, elapsed())
     void runAndEnd(job, entry).then((ending) => {
       counts[ending] += 1
       running.delete(entry)
+      if (!isHeld()) {
+        heldSince = Infinity
+        hasAsked = false
+      }
       bell.ring()
     })
+  }
+
+  /** Of a job that came too late to begin: this was no attempt. */
+  async function giveBack(job: Job): Promise<void> {
+    const outcome: Outcome = { kind: 'postponed', runAt: now(), reason: 'run_over' }
+    counts[await endAndLog(job, outcome, performance.now())] += 1
+  }
+
+  function at(milliseconds: number, action: () => void): void {
+    timers.push(setTimeout(action, milliseconds))
+  }
+
+  function breakOff(): void {
+    claiming.abort()
+    for (const { controller } of running) controller.abort(runOver())
   }
 
   /** Never throws. */
@@ -204,7 +290,11 @@ export function startRun(
     const startedAt = performance.now()
     const outcome = await runOne(job, entry)
     entry.isEnding = true
-    const { ending, ...told } = await end(entry.claim, outcome)
+    return await endAndLog(job, outcome, startedAt)
+  }
+
+  async function endAndLog(job: Job, outcome: Outcome | null, startedAt: number): Promise<Ending> {
+    const { ending, ...told } = await end(claimOf(job), outcome)
     log(ending === 'completed' || ending === 'postponed' ? 'info' : 'warn', 'job', {
       job_type: job.job_type,
       job_id: job.id,
@@ -243,7 +333,7 @@ export function startRun(
     } catch (error) {
       if (isLeaseLost(error)) return null
       const interruption = interruptionOf(signal)
-      return interruption === null ? { kind: 'failed', error: reasonOf(error) } : brokenOff(interruption)
+      return interruption === null ? failed(job, type, reasonOf(error)) : brokenOff(job, type, interruption)
     } finally {
       patience.over()
     }
@@ -258,7 +348,8 @@ export function startRun(
       controller.abort(new Interruption('timeout', `timeout: longer than ${timeoutMs / 1000} s`))
     }, timeoutMs)
     controller.signal.addEventListener('abort', () => {
-      grace = setTimeout(() => reject(controller.signal.reason), graceMs)
+      const patience = isStopping ? Math.min(STOP_GRACE_MS, graceMs) : graceMs
+      grace = setTimeout(() => reject(controller.signal.reason), patience)
     }, { once: true })
     return {
       gone,
@@ -269,10 +360,16 @@ export function startRun(
     }
   }
 
-  function brokenOff({ why, message }: Interruption): Outcome | null {
+  function failed(job: Job, { nextTry }: JobType, error: string): Outcome {
+    if (nextTry === undefined) return { kind: 'failed', error }
+    const retryAt = nextTry(job, now())
+    return retryAt === null ? { kind: 'failed', error, permanent: true } : { kind: 'failed', error, retryAt }
+  }
+
+  function brokenOff(job: Job, type: JobType, { why, message }: Interruption): Outcome | null {
     switch (why) {
       case 'timeout':
-        return { kind: 'failed', error: message }
+        return failed(job, type, message)
       case 'run_over':
         return { kind: 'failed', error: message, retryAt: now() }
       case 'lease_lost':
@@ -287,6 +384,7 @@ export function startRun(
     outcome: Outcome | null,
   ): Promise<{ ending: Ending; result?: string; error?: string }> {
     if (outcome === null) return { ending: 'lost' }
+    const { signal } = over
     try {
       switch (outcome.kind) {
         case 'ended': {
@@ -294,7 +392,7 @@ export function startRun(
           return { ending, ...(result === undefined ? {} : { result }) }
         }
         case 'completed':
-          await database('complete_job', { ...claim })
+          await database('complete_job', { ...claim }, { signal })
           return { ending: 'completed' }
         case 'failed': {
           const error = maskPhoneNumbers(outcome.error)
@@ -303,7 +401,7 @@ export function startRun(
             error,
             retry_at: outcome.retryAt?.toISOString() ?? null,
             is_permanent: outcome.permanent ?? false,
-          })
+          }, { signal })
           return { ending: 'failed', error }
         }
         case 'postponed':
@@ -311,7 +409,7 @@ export function startRun(
             ...claim,
             run_at: outcome.runAt.toISOString(),
             reason: maskPhoneNumbers(outcome.reason),
-          })
+          }, { signal })
           return { ending: 'postponed', result: outcome.reason }
         default:
           return outcome satisfies never
@@ -330,7 +428,7 @@ export function startRun(
       const answer = await rpc('extend_leases', {
         jobs: entries.map(({ claim }) => claim),
         lease: asInterval(leaseMs),
-      })
+      }, { signal: over.signal })
       const held = new Set(
         stillHeld.parse(answer ?? []).map(({ organization_id, id }) => `${organization_id}/${id}`),
       )
@@ -340,21 +438,15 @@ export function startRun(
         }
       }
     } catch (error) {
+      if (over.signal.aborted) return
       // The next beat comes before the lease ends.
       log('warn', 'leases not extended', { worker, error: reasonOf(error) })
     }
   }
+}
 
-  /** Waits for what runs; breaks it off when the run has to end. */
-  async function endOfRunning(): Promise<void> {
-    const left = () => Math.min(budgetMs * RUNNING_PART, stopAt) - elapsed()
-    while (running.size > 0 && left() > 0) await bell.heard(left())
-    for (const { controller } of running) {
-      controller.abort(new Interruption('run_over', 'run_over: the run ended before the job did'))
-    }
-    // Each of them has its grace, and then the time that the database takes.
-    while (running.size > 0) await bell.heard(graceMs)
-  }
+function runOver(): Interruption {
+  return new Interruption('run_over', 'run_over: the run ended before the job did')
 }
 
 function interruptionOf(signal: AbortSignal): Interruption | null {

@@ -260,7 +260,13 @@ Deno.test('an isolate that ends stops its runs, starts no other and wakes nobody
 
 Deno.test('the environment says how much a run may do', () => {
   const settings = (variables: Record<string, string>) => workerSettings({ get: (name) => variables[name] })
-  assert.deepEqual(settings({}), { slots: 10, budgetMs: 100_000, maxJobs: 300, leaseMs: 60_000 })
+  assert.deepEqual(settings({}), {
+    slots: 10,
+    budgetMs: 100_000,
+    maxJobs: 300,
+    leaseMs: 60_000,
+    stopMs: 3_500,
+  })
   const { slots, budgetMs } = settings({ BALCAO_WORKER_BATCH: '25', BALCAO_WORKER_BUDGET_MS: '5000' })
   assert.deepEqual([slots, budgetMs], [25, 5000])
   for (

@@ -2,7 +2,7 @@
 // key at a time, tenants in turn.
 import assert from 'node:assert/strict'
 import { z } from 'zod'
-import { RpcError } from '../../functions/_shared/rpc.ts'
+import { type Rpc, RpcError } from '../../functions/_shared/rpc.ts'
 import {
   claimOf,
   type Context,
@@ -114,17 +114,30 @@ function queueOf(jobs: QueuedJob[], failing: (name: string) => RpcError | null =
 
 type Handle = (job: Job<{ name: string }>, context: Context) => Promise<Outcome>
 
-function greet(handle: Handle, timeoutMs = 10_000): ReadonlyMap<string, JobType> {
-  const type: JobType<typeof schema> = { schema, timeoutMs, handle }
+function greet(
+  handle: Handle,
+  timeoutMs = 10_000,
+  more: Partial<JobType<typeof schema>> = {},
+): ReadonlyMap<string, JobType> {
+  const type: JobType<typeof schema> = { schema, timeoutMs, handle, ...more }
   return new Map<string, JobType>([['greet', type]])
+}
+/** A kind of job that waits for strangers. */
+function waiting(handle: Handle): ReadonlyMap<string, JobType> {
+  const type: JobType<typeof schema> = { schema, timeoutMs: 10_000, slow: true, handle }
+  return new Map<string, JobType>([['wait', type]])
+}
+/** Ends when the job is broken off, with the reason. */
+function aborted(signal: AbortSignal): Promise<never> {
+  return new Promise((_resolve, reject) => signal.addEventListener('abort', () => reject(signal.reason)))
 }
 const schema = z.object({ name: z.string() })
 const completed: Handle = () => Promise.resolve({ kind: 'completed' })
 
-const DEFAULTS: Settings = { slots: 4, budgetMs: 20_000, maxJobs: 1000, leaseMs: 60_000 }
+const DEFAULTS: Settings = { slots: 4, budgetMs: 20_000, maxJobs: 1000, leaseMs: 60_000, stopMs: 50 }
 
 function runOn(
-  queue: ReturnType<typeof queueOf>,
+  queue: { rpc: Rpc },
   jobTypes: ReadonlyMap<string, JobType>,
   settings: Partial<Settings> = {},
   chosen: string[] | null = null,
@@ -569,19 +582,17 @@ Deno.test('near its end a run claims no more, and what cannot finish is given ba
   assert.ok(Date.parse(String(retry_at)) <= Date.now())
 })
 
-Deno.test('a run that is stopped claims no more; what runs has a moment to end', async () => {
+Deno.test('a run that is stopped claims no more; what has begun has a moment to end', async () => {
   const queue = queueOf([aJob(1), aJob(2), aJob(3)])
   const { promise: released, resolve: release } = Promise.withResolvers<void>()
   const { run } = runOn(
     queue,
     greet(async ({ payload }, { signal }) => {
       if (payload.name === 'n1') await released
-      else {await new Promise((_resolve, reject) =>
-          signal.addEventListener('abort', () => reject(signal.reason))
-        )}
+      else await aborted(signal)
       return { kind: 'completed' }
     }),
-    { slots: 2, budgetMs: 2000 },
+    { slots: 2 },
   )
   await until(() => queue.callsOf('claim_jobs').length === 1 && queue.jobs[1]?.status === 'processing')
   run.stop()
@@ -595,6 +606,208 @@ Deno.test('a run that is stopped claims no more; what runs has a moment to end',
     drained: false,
   })
   assert.deepEqual(queue.statuses(), ['completed', 'failed', 'pending'])
+})
+
+Deno.test('a run that is stopped breaks off at once what can be repeated, and lets the rest go on', async () => {
+  const queue = queueOf([aJob(1), aJob(2, { job_type: 'wait' })])
+  const { promise: released, resolve: release } = Promise.withResolvers<void>()
+  const reasons: unknown[] = []
+  const { run } = runOn(
+    queue,
+    new Map([
+      ...greet(async (_job, { signal }) => {
+        await released
+        return signal.aborted ? { kind: 'failed', error: 'was broken off' } : { kind: 'completed' }
+      }),
+      ...waiting((_job, { signal }) =>
+        aborted(signal).catch((error) => (reasons.push(error.why), Promise.reject(error)))
+      ),
+    ]),
+    { stopMs: 10_000 },
+  )
+  await until(() => queue.jobs[1]?.status === 'processing')
+  run.stop()
+  await until(() => queue.jobs[1]?.status === 'failed')
+  assert.deepEqual(reasons, ['run_over'])
+  assert.equal(queue.jobs[0]?.status, 'processing')
+  release()
+  await run.finished
+  assert.equal(queue.jobs[0]?.status, 'completed')
+})
+
+Deno.test('what a claim brings when nothing may begin any more is given back, and no attempt is counted', async (test) => {
+  const cases: [string, Partial<Settings>, (run: ReturnType<typeof startRun>) => void][] = [
+    ['stopped', {}, (run) => run.stop()],
+    ['near the end', { budgetMs: 40 }, () => undefined],
+  ]
+  for (const [name, settings, end] of cases) {
+    await test.step(name, async () => {
+      const queue = queueOf([aJob(1), aJob(2)])
+      const { promise: released, resolve: release } = Promise.withResolvers<void>()
+      const slowly: Rpc = async (called, args) => {
+        const answer = await queue.rpc(called, args)
+        if (called === 'claim_jobs') await released
+        return answer
+      }
+      const { run, logged } = runOn(
+        { ...queue, rpc: slowly },
+        greet(() => Promise.reject(new Error('was begun'))),
+        settings,
+      )
+      await until(() => queue.jobs[1]?.status === 'processing')
+      end(run)
+      if (settings.budgetMs !== undefined) {
+        await new Promise((resolve) => setTimeout(resolve, settings.budgetMs))
+      }
+      release()
+      assert.deepEqual(counts(await run.finished), {
+        claimed: 2,
+        completed: 0,
+        failed: 0,
+        postponed: 2,
+        lost: 0,
+        drained: false,
+      })
+      assert.deepEqual(queue.statuses(), ['postponed', 'postponed'])
+      for (const { last } of queue.jobs) {
+        assert.equal(last['reason'], 'run_over')
+        assert.ok(Date.parse(String(last['run_at'])) <= Date.now())
+      }
+      assert.deepEqual(logged('job').map(({ outcome }) => outcome), ['postponed', 'postponed'])
+    })
+  }
+})
+
+Deno.test('jobs that wait for strangers hold half of the slots; what comes later runs beside them', async () => {
+  const slow = (number: number) => aJob(number, { job_type: 'wait' })
+  const queue = queueOf([slow(1), slow(2), slow(3), slow(4)])
+  const { promise: released, resolve: release } = Promise.withResolvers<void>()
+  let running = 0
+  let most = 0
+  let asked = 0
+  const { promise: full, resolve: isFull } = Promise.withResolvers<void>()
+  const { log } = recordedLog()
+  const run = startRun({
+    rpc: queue.rpc,
+    jobTypes: new Map([
+      ...greet(completed),
+      ...waiting(async () => {
+        most = Math.max(most, ++running)
+        await released
+        running -= 1
+        return { kind: 'completed' }
+      }),
+    ]),
+    settings: DEFAULTS,
+    log,
+    onFull: () => {
+      asked += 1
+      isFull()
+    },
+  })
+  await until(() => running === 2)
+  for (const number of [5, 6, 7]) queue.jobs.push(aJob(number))
+  // It looks itself, and says that another run might do more.
+  assert.equal(run.nudge(), false)
+  await until(() => queue.statuses().filter((status) => status === 'completed').length === 3)
+  assert.deepEqual(queue.statuses().slice(0, 4), ['processing', 'processing', 'pending', 'pending'])
+  await full
+  assert.equal(asked, 1)
+  // Only then is the claim's filter worth what it costs.
+  const kinds = queue.callsOf('claim_jobs').map(({ args }) => JSON.stringify(args['job_types']))
+  assert.equal(kinds[0], 'null')
+  assert.ok(kinds.slice(1).every((kind) => kind === '["greet"]'), kinds.join())
+  release()
+  assert.equal((await run.finished).completed, 7)
+  assert.equal(most, 2)
+})
+
+Deno.test('a run for nothing but such jobs gives them all its slots', async () => {
+  const queue = queueOf([1, 2, 3, 4, 5].map((number) => aJob(number, { job_type: 'wait' })))
+  const { promise: released, resolve: release } = Promise.withResolvers<void>()
+  let running = 0
+  const { run } = runOn(
+    queue,
+    new Map([
+      ...greet(completed),
+      ...waiting(async () => {
+        running += 1
+        await released
+        return { kind: 'completed' }
+      }),
+    ]),
+    {},
+    ['wait'],
+  )
+  await until(() => running === 4)
+  release()
+  assert.equal((await run.finished).completed, 5)
+})
+
+Deno.test('a kind of job with a schedule of its own is tried again by it, or given up', async () => {
+  const retryAt = new Date('2026-11-20T19:00:00Z')
+  const seen: unknown[] = []
+  const nextTry: JobType['nextTry'] = ({ attempts, created_at }) => {
+    seen.push([attempts, created_at])
+    return attempts < 3 ? retryAt : null
+  }
+  const queue = queueOf([aJob(1), aJob(2, { attempts: 2 }), aJob(3)])
+  const { run } = runOn(
+    queue,
+    greet(
+      ({ payload }, { signal }) => {
+        if (payload.name === 'n3') return aborted(signal)
+        return Promise.reject(new Error('away'))
+      },
+      20,
+      { nextTry },
+    ),
+  )
+  assert.equal((await run.finished).failed, 3)
+  assert.deepEqual(queue.statuses(), ['failed', 'dead', 'failed'])
+  assert.deepEqual(queue.jobs.map(({ last }) => [last['error'], last['retry_at']]), [
+    ['away', retryAt.toISOString()],
+    ['away', null],
+    ['timeout: longer than 0.02 s', retryAt.toISOString()],
+  ])
+  assert.deepEqual(seen, [[1, aJob(1).created_at], [3, aJob(2).created_at], [1, aJob(3).created_at]])
+})
+
+Deno.test('a database that hangs does not make a run outlive its budget', async (test) => {
+  /** Answers nothing until the caller has had enough, like a Data API that hangs. */
+  const hanging = (signal: AbortSignal | undefined) =>
+    new Promise<never>((_resolve, reject) => {
+      signal?.addEventListener('abort', () => reject(away()))
+      if (signal?.aborted) reject(away())
+    })
+  for (const name of ['claim_jobs', 'complete_job', 'fail_job', 'postpone_job', 'extend_leases']) {
+    await test.step(name, async () => {
+      const queue = queueOf([aJob(1), aJob(2), aJob(3)])
+      const rpc: Rpc = async (called, args, { signal } = {}) =>
+        called === name ? await hanging(signal) : await queue.rpc(called, args)
+      const { run, pauses } = runOn(
+        { ...queue, rpc },
+        greet(({ payload }) => {
+          if (payload.name === 'n1') return Promise.resolve({ kind: 'completed' })
+          if (payload.name === 'n2') return Promise.resolve({ kind: 'failed', error: 'x' })
+          return Promise.resolve({ kind: 'postponed', runAt: new Date(), reason: 'x' })
+        }),
+        { budgetMs: 100, leaseMs: 30 },
+      )
+      const ended = run.finished.then(({ lost }) => lost, () => 'not claimed')
+      assert.equal(await ended, name === 'claim_jobs' ? 'not claimed' : name === 'extend_leases' ? 0 : 1)
+      // And nobody tries once more after it.
+      assert.deepEqual(pauses, [])
+    })
+  }
+  await test.step('claim_jobs, and the run is stopped', async () => {
+    const { run } = runOn(
+      { ...queueOf([]), rpc: (_name, _args, { signal } = {}) => hanging(signal) },
+      greet(completed),
+    )
+    run.stop()
+    await assert.rejects(run.finished, RpcError)
+  })
 })
 
 Deno.test('a run ends after so many jobs', async () => {
