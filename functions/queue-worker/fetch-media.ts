@@ -7,6 +7,7 @@ import type { Provider } from '../_shared/providers/provider.ts'
 import type { ApiCall } from '../_shared/redact.ts'
 import type { Rpc } from '../_shared/rpc.ts'
 import type { SecretBox } from '../_shared/secrets.ts'
+import { nextFetch } from './fetch-schedule.ts'
 import { claimOf, type Job, type JobType, type Outcome } from './job.ts'
 import { fileTypeOf, LARGEST_FILE } from './media-types.ts'
 import { patientRpc, type Pause, pause as realPause } from './patient-rpc.ts'
@@ -60,6 +61,8 @@ export function fetchMedia(
     schema: payloadSchema,
     timeoutMs: 90_000,
     slow: true,
+    // What is thrown below is no fault of the file's.
+    nextTry: nextFetch,
 
     async handle(job, { signal }) {
       const answer = begun.parse(await rpc('begin_media_fetch', { job: claimOf(job) }))
