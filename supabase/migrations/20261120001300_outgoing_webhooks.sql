@@ -116,6 +116,9 @@ create index webhook_deliveries_organization_id_created_at_idx on public.webhook
 comment on index public.webhook_deliveries_organization_id_created_at_idx is 'What was told lately, for an administrator.';
 create index webhook_deliveries_created_at_idx on public.webhook_deliveries (created_at);
 comment on index public.webhook_deliveries_created_at_idx is 'Retention.';
+create index webhook_deliveries_open_idx on public.webhook_deliveries (organization_id, endpoint_id, status)
+  where status in ('pending', 'delivering', 'failed');
+comment on index public.webhook_deliveries_open_idx is 'How many a receiver is being told, and how many wait.';
 
 alter table public.webhook_deliveries enable row level security;
 alter table public.webhook_deliveries force row level security;
@@ -643,6 +646,45 @@ create trigger whatsapp_instances_900_emit_change
 
 -- Delivering ------------------------------------------------------------------------------------------------------------
 
+create function private.receiver_is_busy_until(delivery public.webhook_deliveries)
+returns timestamptz
+language plpgsql
+volatile
+set search_path = ''
+as $$
+declare
+  is_busy boolean;
+  waiting bigint;
+begin
+  select count(*) >= 10 or count(*) filter (where u.updated_at < now() - interval '1 second') >= 3 into is_busy
+  from (
+    select d.updated_at
+    from public.webhook_deliveries d
+    where d.organization_id = delivery.organization_id
+      and d.endpoint_id = delivery.endpoint_id
+      and d.status = 'delivering'
+      and d.id <> delivery.id
+    limit 10
+  ) u;
+  if not is_busy then
+    return null;
+  end if;
+  select count(*) into waiting
+  from (
+    select
+    from public.webhook_deliveries d
+    where d.organization_id = delivery.organization_id
+      and d.endpoint_id = delivery.endpoint_id
+      and d.status in ('pending', 'failed')
+    limit 1000
+  ) w;
+  -- However many wait, some ten a second come and ask.
+  return clock_timestamp() + make_interval(secs => 0.5 + random() * (1 + waiting / 10.0));
+end;
+$$;
+comment on function private.receiver_is_busy_until(public.webhook_deliveries) is
+  'When to ask again, while a receiver is being told ten things, or three that it does not answer at once: what it is slow at must not take every slot of the workers. Null: now.';
+
 create function private.begin_delivery(job jsonb)
 returns jsonb
 language plpgsql
@@ -655,6 +697,7 @@ declare
   delivery public.webhook_deliveries;
   endpoint public.webhook_endpoints;
   secrets jsonb;
+  busy_until timestamptz;
 begin
   select d.* into delivery
   from public.webhook_deliveries d
@@ -673,6 +716,14 @@ begin
     set status = 'dead', next_attempt_at = null, last_error = 'endpoint_disabled'
     where d.organization_id = delivery.organization_id and d.id = delivery.id;
     return private.end_job(held, 'endpoint_disabled');
+  end if;
+  busy_until := private.receiver_is_busy_until(delivery);
+  if busy_until is not null then
+    update public.webhook_deliveries d
+    set status = case d.status when 'pending' then 'pending' else 'failed' end::public.webhook_delivery_status,
+        next_attempt_at = busy_until
+    where d.organization_id = delivery.organization_id and d.id = delivery.id;
+    return private.put_off_job(held, busy_until, 'receiver_busy');
   end if;
   select jsonb_agg(s.secret order by s.id desc) into secrets
   from private.webhook_endpoint_secrets s

@@ -2,7 +2,7 @@
 begin;
 -- What this story defines may run as anyone; rolled back with the rest.
 alter default privileges grant execute on functions to public;
-select plan(44);
+select plan(49);
 
 select tests.a_tenant('clinic');
 select tests.a_tenant('petshop');
@@ -163,6 +163,45 @@ select is(pg_temp.told('clinic'), '{}', 'a deleted endpoint takes its deliveries
 select throws_ok(
   $$ select public.test_webhook_endpoint((select id from endpoints), tests.the('clinic', 'organization_id')) from (select tests.authenticate_as(tests.the('clinic', 'owner_id'))) x $$,
   'BL310', null, 'and is not there any more');
+
+
+-- A receiver that is slow ------------------------------------------------------------------------------------------------
+select tests.authenticate_as_nobody();
+update public.message_queue set status = 'completed', completed_at = now(), locked_by = null, lease_expires_at = null where job_type = 'deliver_webhook';
+select tests.authenticate_as(tests.the('petshop', 'owner_id'));
+insert into endpoints values ('slow', pg_temp.listen('petshop', '{contact.created}')), ('quick', pg_temp.listen('petshop', '{contact.created}'));
+select public.test_webhook_endpoint((select id from endpoints where name = 'slow'));
+select tests.authenticate_as_nobody();
+create function pg_temp.being_told(how_many int, began timestamptz)
+returns void
+language sql
+as $$
+  insert into public.webhook_deliveries (organization_id, endpoint_id, event_id, event_type, webhook_url, payload, status, updated_at)
+  select tests.the('petshop', 'organization_id'), (select id from endpoints where name = 'slow'), gen_random_uuid(), 'webhook.test', 'https://crm.example/hook', '{}', 'delivering', began
+  from generate_series(1, how_many)
+$$;
+select pg_temp.being_told(10, now());
+select is(pg_temp.next_delivery() ->> 'reason', 'receiver_busy', 'what a receiver is being told ten times over waits');
+select is(
+  (select row(q.status, q.attempts, q.run_at between now() and now() + interval '30 seconds', d.status, d.attempts, d.next_attempt_at = q.run_at)::text
+   from public.message_queue q join public.webhook_deliveries d on d.id = (q.payload ->> 'delivery_id')::uuid where q.status <> 'completed'),
+  '(pending,0,t,pending,0,t)', 'a moment, and it was no attempt');
+delete from public.webhook_deliveries where status = 'delivering';
+select pg_temp.being_told(2, now() - interval '2 seconds');
+select pg_temp.being_told(7, now());
+select is(pg_temp.next_delivery() ->> 'action', 'deliver', 'nine things, of which it is slow at two, are not too many');
+delete from public.webhook_deliveries where status = 'delivering';
+select pg_temp.being_told(3, now() - interval '2 seconds');
+select tests.authenticate_as(tests.the('petshop', 'owner_id'));
+select public.test_webhook_endpoint((select id from endpoints where name = 'slow'));
+select tests.authenticate_as_nobody();
+update public.message_queue set status = 'completed', completed_at = now(), locked_by = null, lease_expires_at = null where job_type = 'deliver_webhook' and status = 'processing';
+select is(pg_temp.next_delivery() ->> 'reason', 'receiver_busy', 'three that it does not answer are');
+update public.message_queue set status = 'completed', completed_at = now() where job_type = 'deliver_webhook' and status = 'pending';
+select tests.authenticate_as(tests.the('petshop', 'owner_id'));
+select public.test_webhook_endpoint((select id from endpoints where name = 'quick'));
+select tests.authenticate_as_nobody();
+select is(pg_temp.next_delivery() ->> 'action', 'deliver', 'and another receiver is not kept waiting');
 
 select tests.authenticate_as_nobody();
 select * from finish();

@@ -41,7 +41,6 @@ import {
   aTenant,
   type Client,
   connectNumber,
-  type ConnectedNumber,
   manageInstance,
   memberOf,
   type Tenant,
