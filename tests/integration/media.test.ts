@@ -16,7 +16,7 @@ import {
   whenIt,
   write,
 } from '../support/conversations.ts'
-import { type Call, metaOf } from '../support/graph.ts'
+import { type Call, type Failure, metaOf, type Operation } from '../support/graph.ts'
 import { runningStack } from '../support/running-stack.ts'
 import {
   asAdminOf,
@@ -251,8 +251,6 @@ describe('who sees it', () => {
 // What does not come ---------------------------------------------------------------------------------------------------
 
 describe('a file that cannot be had says why', () => {
-  const PDF = { mime_type: 'application/pdf' }
-
   async function expectRefused(message: Message, error: string, media: Partial<MessageMedia> = {}): Promise<void> {
     const refused = await whenGivenUp(message)
     expect(refused).toMatchObject({ media_url: null, media: { error, error_detail: expect.any(String), ...media } })
@@ -260,8 +258,13 @@ describe('a file that cannot be had says why', () => {
     expect(await filesOf(message)).toEqual([])
   }
 
-  test('WhatsApp has forgotten it', async () => {
-    await expectRefused(await sendAs('document', { ...PDF, id: '100200300400500' }), 'gone')
+  test.each<[string, Failure, Operation]>([
+    ['by its id', { code: 100, details: 'The media has expired.' }, 'media'],
+    ['at its address', { code: 100, http_status: 404 }, 'download'],
+  ])('WhatsApp has forgotten it: %s', async (_name, failure, operation) => {
+    const through = await aNumber()
+    await meta.failing(through, failure, { operation })
+    await expectRefused(await send('document', 'application/pdf', { bytes: randomBytes(100) }, {}, through), 'gone')
   })
 
   test.each<[Kind, string, number]>([
@@ -350,6 +353,17 @@ describe('a file that cannot be had now comes later', () => {
     expect(await filesOf(message)).toHaveLength(1)
   })
 
+  test('also one that Meta does not know, or does not let us see: it does not say which', async () => {
+    const message = await sendAs('document', { mime_type: 'application/pdf', id: '100200300400500' })
+    const job = await seen(() => jobOf(clinic, message), ({ status }) => status === 'failed')
+    expect(job.last_error).toContain('missing permissions')
+    expect((await messageNow(clinic, message)).media).not.toHaveProperty('error')
+
+    await sql`update public.message_queue set created_at = now() - interval '6 days' where id = ${job.id}`
+    await hurry(sql, clinic)
+    expect((await whenGivenUp(message)).media?.error).toBe('attempts_exhausted')
+  })
+
   test('a limit on calls is no attempt', async () => {
     const through = await aNumber()
     await meta.failing(through, { code: 80007, retry_after: 900 }, { operation: 'media' })
@@ -362,14 +376,31 @@ describe('a file that cannot be had now comes later', () => {
     await whenStored(message)
   })
 
-  test('after eight times nobody tries any more, until an administrator says so', async () => {
+  test('a new token brings what the old one could not', async () => {
+    const through = await aNumber()
+    await meta.failing(through, { code: 190 }, { operation: 'media' })
+    const bytes = randomBytes(1000)
+    const message = await send('document', 'application/pdf', { bytes }, {}, through)
+    const job = await seen(() => jobOf(clinic, message), ({ status }) => status === 'failed')
+    expect(job.last_error).toContain('190')
+    const { status } = await manageInstance(backend, 'PATCH', memberOf(clinic, 'admin').accessToken, {
+      organization_id: clinic.organizationId,
+      instance_id: through.instanceId,
+      access_token: `novo-${through.accessToken}`,
+    })
+    expect(status).toBe(200)
+    const stored = await whenStored(message)
+    expect((await bytesOf(asAttendantOf(clinic), pathOf(stored))).equals(bytes)).toBe(true)
+  })
+
+  test('after six days nobody asks any more, until an administrator says so', async () => {
     const through = await aNumber()
     await meta.failing(through, { code: 80007, retry_after: 900 }, { operation: 'media' })
     await meta.failing(through, { code: 131000 }, { operation: 'media' })
     const bytes = randomBytes(1000)
     const message = await send('document', 'application/pdf', { bytes }, {}, through)
     const job = await seen(() => jobOf(clinic, message), ({ last_error }) => last_error !== null)
-    await sql`update public.message_queue set attempts = 7 where id = ${job.id}`
+    await sql`update public.message_queue set created_at = now() - interval '6 days' where id = ${job.id}`
     await hurry(sql, clinic)
     expect((await whenGivenUp(message)).media).toMatchObject({
       error: 'attempts_exhausted',
