@@ -1,7 +1,7 @@
 // One run of one schedule. SQL runs inside the database's own call; a function is called from here, between a run
 // that the database has opened and that it is told the end of.
 import { z } from 'zod'
-import { beginningOf } from '../_shared/beginning.ts'
+import { beginningOf } from './beginning.ts'
 import { HttpError } from '../_shared/http.ts'
 import { isObject, storable } from '../_shared/json.ts'
 import type { Log } from '../_shared/log.ts'
