@@ -19,6 +19,7 @@ import { apiKeys } from './api-keys.ts'
 import { DataDirectory } from './data-directory.ts'
 import { dataDir, stackOptions } from './environment.ts'
 import { Failure, messageOf } from './failure.ts'
+import { outliveLostConnections } from './lost-connection.ts'
 import { isAlive } from './processes.ts'
 import { startStack } from './stack.ts'
 
@@ -57,6 +58,7 @@ for (const signal of ['SIGINT', 'SIGTERM', 'SIGHUP'] as const) {
   })
 }
 
+outliveLostConnections()
 const brokenOffForGood = new Promise<never>(() => undefined)
 
 let stage: Stage | null = null

@@ -4,6 +4,7 @@ import { watch } from 'node:fs'
 import { join, relative } from 'node:path'
 import { PROJECT_DIR, stackOptions } from './environment.ts'
 import { Failure, messageOf } from './failure.ts'
+import { outliveLostConnections } from './lost-connection.ts'
 import { AlreadyRunning, type Stack, startStack } from './stack.ts'
 
 const interrupted = new AbortController()
@@ -17,6 +18,7 @@ for (const signal of ['SIGINT', 'SIGTERM', 'SIGHUP'] as const) {
     interrupted.abort(new Failure('Stopped.'))
   })
 }
+outliveLostConnections()
 stopWithNpm()
 
 try {

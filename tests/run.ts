@@ -10,6 +10,7 @@ import { z } from 'zod'
 import { DataDirectory, type StackState } from '../local/data-directory.ts'
 import { Failure, messageOf } from '../local/failure.ts'
 import { denoBinary } from '../local/functions.ts'
+import { outliveLostConnections } from '../local/lost-connection.ts'
 import { cliEnvironment, supabaseCli } from '../local/migrations.ts'
 import { type Finished, isAlive, ProcessTable, stopOrphan } from '../local/processes.ts'
 import { PROJECT_DIR } from '../local/environment.ts'
@@ -66,6 +67,8 @@ for (const signal of ['SIGINT', 'SIGTERM', 'SIGHUP'] as const) {
     interrupted.abort(new Failure('Interrupted.'))
   })
 }
+outliveLostConnections()
+
 async function main(names: string[]): Promise<number> {
   const unknown = names.filter((name) => !Object.hasOwn(sections, name))
   if (unknown.length > 0) {
