@@ -12,6 +12,8 @@ export default defineConfig({
     hookTimeout: 60_000,
     fileParallelism: false,
     allowOnly: false,
+    // A failure says what was wrong, however long that is.
+    chaiConfig: { truncateThreshold: 0 },
     // Some tests kill Postgres while a stack of theirs runs in this process.
     onUnhandledError: (error) => isLostConnection(error) ? false : undefined,
   },

@@ -243,7 +243,11 @@ begin
       where known.organization_id = j.organization_id and known.idempotency_key = j.idempotency_key
     )
   ) fresh
-  order by fresh.n
+  order by
+    fresh.ordering_key is null,
+    -- Two batches with the same idempotency keys must not wait for each other; those of a key are behind its lock.
+    case when fresh.ordering_key is null then fresh.idempotency_key end,
+    fresh.n
   on conflict (organization_id, idempotency_key) where idempotency_key is not null do nothing
   returning q.*;
 
