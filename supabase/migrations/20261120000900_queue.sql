@@ -644,7 +644,8 @@ begin
       attempts = q.attempts + 1,
       fencing_token = q.fencing_token + 1,
       locked_by = worker,
-      lease_expires_at = now() + lease
+      -- From now on, not from when the claim began: it may have waited for the processor.
+      lease_expires_at = clock_timestamp() + lease
   from picked p
   where q.organization_id = p.organization_id and q.id = p.id
   returning q.*;
@@ -1048,7 +1049,7 @@ begin
     ) held
   )
   update public.message_queue q
-  set lease_expires_at = greatest(q.lease_expires_at, now() + lease)
+  set lease_expires_at = greatest(q.lease_expires_at, clock_timestamp() + lease)
   from held h
   where q.organization_id = h.organization_id and q.id = h.id
   returning q.organization_id, q.id;

@@ -51,7 +51,8 @@ export const PROOF_SCHEMA = `
     organization_id uuid not null,
     job_id uuid not null,
     fencing_token bigint not null,
-    at timestamptz not null default now(),
+    -- When it happened, not when its transaction began: a claim that had to wait takes what became free meanwhile.
+    at timestamptz not null default clock_timestamp(),
     lease_expires_at timestamptz,
     is_late boolean not null default false,
     worker text not null
