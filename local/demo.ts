@@ -3,7 +3,7 @@
 // On the stack of the data directory if one runs there, else on one of its own that leaves nothing. It prints what
 // happened; whatever is not as it should be ends it with one line and exit code 1.
 
-import { createHmac, randomBytes, randomInt, randomUUID } from 'node:crypto'
+import { randomBytes, randomInt, randomUUID } from 'node:crypto'
 import { mkdtemp, rm } from 'node:fs/promises'
 import { createServer } from 'node:http'
 import { tmpdir } from 'node:os'
@@ -20,6 +20,7 @@ import { DataDirectory } from './data-directory.ts'
 import { dataDir, stackOptions } from './environment.ts'
 import { Failure, messageOf } from './failure.ts'
 import { outliveLostConnections } from './lost-connection.ts'
+import { asMetaWrites, signatureOf } from './meta-webhook.ts'
 import { isAlive } from './processes.ts'
 import { startStack } from './stack.ts'
 
@@ -273,8 +274,7 @@ async function inboxOf({ client }: Person) {
 
 // Meta ----------------------------------------------------------------------------------------------------------------
 
-/** The bytes of a delivery, written as Meta writes them: what is not ASCII is escaped, and so are slashes. */
-function metaDelivery(phoneNumberId: string, text: string): string {
+function metaDelivery(phoneNumberId: string, text: string): Buffer {
   const from = '5511987650001'
   const delivery = {
     object: 'whatsapp_business_account',
@@ -297,17 +297,14 @@ function metaDelivery(phoneNumberId: string, text: string): string {
       }],
     }],
   }
-  return JSON.stringify(delivery)
-    .replaceAll('/', '\\/')
-    .replaceAll(/[^\x20-\x7e]/g, (unit) => `\\u${unit.charCodeAt(0).toString(16).padStart(4, '0')}`)
+  return asMetaWrites(delivery)
 }
 
-async function post(url: string, body: string, appSecret: string) {
-  const signature = createHmac('sha256', appSecret).update(body).digest('hex')
+async function post(url: string, body: Buffer, appSecret: string) {
   const response = await fetch(url, {
     method: 'POST',
-    headers: { 'content-type': 'application/json', 'x-hub-signature-256': `sha256=${signature}` },
-    body,
+    headers: { 'content-type': 'application/json', 'x-hub-signature-256': signatureOf(body, appSecret) },
+    body: new Uint8Array(body),
   })
   return { status: response.status, ...webhookAnswer.parse(await response.json()) }
 }

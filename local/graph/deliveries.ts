@@ -1,8 +1,8 @@
 // Meta's side of a webhook: JSON as it writes it, signed with the app's secret, posted again while we answer 5xx.
 
-import { createHmac } from 'node:crypto'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { messageOf } from '../failure.ts'
+import { asMetaWrites, signatureOf } from '../meta-webhook.ts'
 import type { BusinessNumber } from './numbers.ts'
 
 export interface Delivery {
@@ -73,7 +73,7 @@ export class Postman {
           headers: {
             'content-type': 'application/json',
             'user-agent': 'facebookexternalua',
-            'x-hub-signature-256': `sha256=${createHmac('sha256', number.appSecret).update(body).digest('hex')}`,
+            'x-hub-signature-256': signatureOf(body, number.appSecret),
           },
           body: new Uint8Array(body),
           signal: AbortSignal.any([signal, AbortSignal.timeout(TIMEOUT_MS)]),
@@ -108,14 +108,6 @@ export class Postman {
     this.#forgetting.set(phoneNumberId, controller)
     return controller
   }
-}
-
-/** One line, escaped slashes, and \uXXXX for all that is not ASCII: the signature is over these bytes. */
-export function asMetaWrites(payload: unknown): Buffer {
-  const text = JSON.stringify(payload)
-    .replaceAll('/', '\\/')
-    .replace(/[^\x20-\x7e]/g, (unit) => `\\u${unit.charCodeAt(0).toString(16).padStart(4, '0')}`)
-  return Buffer.from(text, 'ascii')
 }
 
 function parsed(text: string): unknown {

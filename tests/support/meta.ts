@@ -1,8 +1,10 @@
 // Meta as a sender of webhooks: its sample payloads, its signature, its way of writing JSON, and many at once.
 
-import { createHmac } from 'node:crypto'
 import { readdirSync, readFileSync } from 'node:fs'
+import { asMetaWrites, signatureOf } from '../../local/meta-webhook.ts'
 import type { IngestSummary } from '../../types/index.ts'
+
+export { signatureOf }
 
 export interface Delivered {
   status: number
@@ -39,16 +41,9 @@ export function metaWebhook(payload: unknown) {
   }
 }
 
-export function signatureOf(body: Buffer | string, appSecret: string): string {
-  return `sha256=${createHmac('sha256', appSecret).update(body).digest('hex')}`
-}
-
-/** The same JSON as Meta writes it: one line, escaped slashes, and \uXXXX (lower case) for all that is not ASCII. */
+/** The same JSON as Meta writes it. */
 export function asMetaWritesIt(json: Buffer): Buffer {
-  const text = JSON.stringify(JSON.parse(json.toString('utf8')))
-    .replaceAll('/', '\\/')
-    .replace(/[^\x20-\x7e]/g, (unit) => `\\u${unit.charCodeAt(0).toString(16).padStart(4, '0')}`)
-  return Buffer.from(text, 'ascii')
+  return asMetaWrites(JSON.parse(json.toString('utf8')))
 }
 
 /** A text message of a customer to a number. */
