@@ -21,8 +21,9 @@ comment on schema private is 'Helpers, secrets and internals. Not exposed by the
 create schema partitions;
 comment on schema partitions is 'Monthly partitions of the log tables. Reached through their parents only.';
 
--- Policies and column defaults call functions in "private", so the API roles may enter; each object grants itself.
-grant usage on schema private to authenticated, service_role;
+-- Policies, column defaults and the thin functions of "public" call functions in "private", so the API roles may enter; each
+-- object grants itself.
+grant usage on schema private to anon, authenticated, service_role;
 
 -- Default privileges --------------------------------------------------------------------------------------
 -- Old projects expose every new object to the API roles, new ones none. Start from none on both. Only the form
@@ -38,6 +39,8 @@ alter default privileges in schema public revoke all on functions from anon, aut
 create schema if not exists extensions;
 create extension if not exists pgcrypto with schema extensions;
 create extension if not exists unaccent with schema extensions;
+-- Equality beside ranges in one index: no two bookings of one professional overlap.
+create extension if not exists btree_gist with schema extensions;
 
 -- Ids -------------------------------------------------------------------------------------------------------
 

@@ -511,6 +511,8 @@ create table public.organization_settings (
   reminder_offsets int[] not null default '{1440,120}',
   quiet_hours jsonb not null default '{"starts_at": "21:00", "ends_at": "08:00"}',
   lead_visibility public.lead_visibility not null default 'all',
+  hold_minutes int not null default 10,
+  waiting_list_offer_minutes int not null default 30,
   retention_overrides jsonb not null default '{}',
   created_at timestamptz not null default now(),
   updated_at timestamptz not null default now(),
@@ -524,6 +526,8 @@ create table public.organization_settings (
     check (jsonb_typeof(contextualization_json) = 'object'),
   constraint organization_settings_quiet_hours_is_object_check check (jsonb_typeof(quiet_hours) = 'object'),
   constraint organization_settings_retention_is_object_check check (jsonb_typeof(retention_overrides) = 'object'),
+  constraint organization_settings_hold_minutes_check check (hold_minutes between 1 and 1440),
+  constraint organization_settings_waiting_list_offer_minutes_check check (waiting_list_offer_minutes between 1 and 1440),
   constraint organization_settings_reminder_offsets_are_minutes_check
     check (cardinality(reminder_offsets) <= 10 and 0 < all (reminder_offsets) and 43200 >= all (reminder_offsets))
 );
@@ -532,6 +536,9 @@ comment on column public.organization_settings.contextualization_json is 'What t
 comment on column public.organization_settings.reminder_offsets is 'Minutes before an appointment at which its customer is reminded.';
 comment on column public.organization_settings.quiet_hours is 'Local times between which nothing automatic is sent.';
 comment on column public.organization_settings.lead_visibility is 'own: an attendant sees only the leads of the professional he is.';
+comment on column public.organization_settings.hold_minutes is 'How long a slot is kept for somebody who is about to book it.';
+comment on column public.organization_settings.waiting_list_offer_minutes is
+  'How long somebody on the waiting list may think about a slot that became free.';
 comment on column public.organization_settings.retention_overrides is 'Days to keep, by kind; only upwards of the platform''s.';
 
 alter table public.organization_settings enable row level security;

@@ -1,4 +1,4 @@
--- Contacts: the people who write, and every id by which WhatsApp knows them.
+-- Contacts: the people who write, every id by which WhatsApp knows them, and their animals.
 
 create type public.contact_status as enum ('active', 'inactive', 'blocked');
 create type public.identity_kind as enum ('phone', 'wa_id', 'jid', 'lid', 'bsuid');
@@ -22,6 +22,7 @@ create table public.contacts (
   address jsonb not null default '{}',
   preferences jsonb not null default '{}',
   preferred_location_id uuid,
+  preferred_professional_id uuid,
   opted_in_at timestamptz,
   opted_out_at timestamptz,
   last_interaction_at timestamptz,
@@ -33,6 +34,8 @@ create table public.contacts (
   constraint contacts_organization_id_fkey foreign key (organization_id) references public.organizations (id),
   constraint contacts_preferred_location_id_fkey foreign key (organization_id, preferred_location_id)
     references public.locations (organization_id, id) on delete set null (preferred_location_id),
+  constraint contacts_preferred_professional_id_fkey foreign key (organization_id, preferred_professional_id)
+    references public.professionals (organization_id, id) on delete set null (preferred_professional_id),
   constraint contacts_organization_id_phone_number_key unique (organization_id, phone_number),
   constraint contacts_name_length_check check (length(name) <= 200),
   constraint contacts_email_format_check check (email ~ '^[^@\s]+@[^@\s]+\.[^@\s]+$' and length(email) <= 254),
@@ -51,6 +54,8 @@ comment on column public.contacts.identity_changed_at is
 comment on column public.contacts.opted_out_at is 'Since when the person wants no marketing.';
 create index contacts_preferred_location_id_idx on public.contacts (organization_id, preferred_location_id)
   where preferred_location_id is not null;
+create index contacts_preferred_professional_id_idx on public.contacts (organization_id, preferred_professional_id)
+  where preferred_professional_id is not null;
 
 alter table public.contacts enable row level security;
 alter table public.contacts force row level security;
@@ -125,3 +130,54 @@ create policy "Members can read their organization's contact identities" on publ
 revoke all on public.contact_identities from public, anon, authenticated, service_role;
 grant select on public.contact_identities to authenticated;
 grant select, insert, update, delete on public.contact_identities to service_role;
+
+-- pets ------------------------------------------------------------------------------------------------------------
+
+create table public.pets (
+  organization_id uuid not null default public.user_organization_id(),
+  id uuid not null default private.uuid_v7(),
+  contact_id uuid not null,
+  name text not null,
+  species text,
+  breed text,
+  birth_date date,
+  weight_grams int,
+  medical_notes text,
+  is_active boolean not null default true,
+  created_at timestamptz not null default now(),
+  updated_at timestamptz not null default now(),
+  constraint pets_pkey primary key (organization_id, id),
+  constraint pets_contact_id_fkey foreign key (organization_id, contact_id)
+    references public.contacts (organization_id, id) on delete cascade,
+  constraint pets_name_length_check check (length(btrim(name)) between 1 and 80),
+  constraint pets_species_length_check check (length(species) <= 40),
+  constraint pets_breed_length_check check (length(breed) <= 80),
+  constraint pets_weight_grams_check check (weight_grams between 1 and 2000000),
+  constraint pets_medical_notes_length_check check (length(medical_notes) <= 4000)
+);
+comment on table public.pets is 'The animals of a tutor (contact).';
+comment on column public.pets.medical_notes is 'Allergies, illnesses, temper: what whoever treats the animal must know.';
+comment on column public.pets.is_active is 'False when the animal died or moved away: its history stays.';
+create index pets_contact_id_idx on public.pets (organization_id, contact_id);
+
+alter table public.pets enable row level security;
+alter table public.pets force row level security;
+create policy "Members can read their organization's pets" on public.pets
+  for select to authenticated
+  using (organization_id = any ((select private.member_organizations('viewer'))::uuid[]));
+create policy "Attendants can add pets to their organization" on public.pets
+  for insert to authenticated
+  with check (organization_id = any ((select private.member_organizations('attendant'))::uuid[]));
+create policy "Attendants can update their organization's pets" on public.pets
+  for update to authenticated
+  using (organization_id = any ((select private.member_organizations('attendant'))::uuid[]))
+  with check (organization_id = any ((select private.member_organizations('attendant'))::uuid[]));
+create policy "Admins can delete their organization's pets" on public.pets
+  for delete to authenticated
+  using (organization_id = any ((select private.member_organizations('admin'))::uuid[]));
+revoke all on public.pets from public, anon, authenticated, service_role;
+grant select, insert, update, delete on public.pets to authenticated, service_role;
+
+create trigger pets_100_touch_updated_at
+  before update on public.pets
+  for each row execute function private.tg_touch_updated_at();
