@@ -323,11 +323,12 @@ async function store(tx: postgres.TransactionSql, organization: string, contact:
   }
   for (const [table, [row, ...more]] of Object.entries(rows)) {
     if (row === undefined) continue
-    const columns = Object.keys(row)
-    await tx`
-      insert into public.${tx(table)} (organization_id, ${tx(columns)})
-      select ${organization}::uuid, ${tx(columns)}
-      from jsonb_populate_recordset(null::public.${tx(table)}, ${JSON.stringify([row, ...more])}::text::jsonb)`
+    const columns = Object.keys(row).join(', ')
+    await tx.unsafe(
+      `insert into public.${table} (organization_id, ${columns})
+      select $1::uuid, ${columns} from jsonb_populate_recordset(null::public.${table}, $2::text::jsonb)`,
+      [organization, JSON.stringify([row, ...more])],
+    )
   }
   await tx`select set_config('session_replication_role', 'origin', true)`
 }
@@ -363,22 +364,27 @@ async function undone<Value>(within: (tx: postgres.TransactionSql) => Promise<Va
   return value.is
 }
 
-/** What the database says, question by question. */
+/** What the database says, question by question; names and seats as get_available_slots() adds them. */
 async function answersTo(agenda: Agenda, questions: Question[]): Promise<Slot[][]> {
   const organization = randomUUID()
   const rows = await undone(async (tx) => {
     await store(tx, organization, randomUUID(), agenda)
     return await tx<(SlotRow & { n: number })[]>`
-      select q.n, s.*
+      select q.n, f.start_time, f.end_time, f.professional_id, p.name as professional_name, f.location_id, f.timezone,
+        case
+          when f.professional_id is not null then 1
+          else s.capacity - private.seats_taken(
+            s.organization_id, s.id, f.location_id, f.start_time, f.end_time + make_interval(mins => s.buffer_minutes), q.at)
+        end as seats_left
       from jsonb_to_recordset(${JSON.stringify(questions.map((question, n) => ({ n, ...question })))}::text::jsonb) as q (
         n int, service_id uuid, from_time timestamptz, to_time timestamptz, professional_id uuid, location_id uuid, at timestamptz
       )
       cross join lateral private.free_slots(
         ${organization}, q.service_id, q.from_time, q.to_time, q.professional_id, q.location_id, q.at
-      ) with ordinality as s (
-        start_time, end_time, professional_id, professional_name, location_id, timezone, seats_left, position
-      )
-      order by q.n, s.position`
+      ) with ordinality as f (start_time, end_time, professional_id, location_id, timezone, position)
+      join public.services s on s.organization_id = ${organization} and s.id = q.service_id
+      left join public.professionals p on p.organization_id = s.organization_id and p.id = f.professional_id
+      order by q.n, f.position`
   })
   return questions.map((_, index) => rows.filter(({ n }) => n === index).map(asSlot))
 }

@@ -59,10 +59,8 @@ export function randomAgenda(random: Random, scene: Scene, questionCount: number
   const oneOf = <Value>(values: readonly Value[]): Value | null => values[random(values.length)] ?? null
   const chance = (percent: number) => random(100) < percent
   const times = <Value>(count: number, make: (index: number) => Value) => Array.from({ length: count }, (_, index) => make(index))
-  const id = () => {
-    const digits = times(32, () => random(16).toString(16)).join('')
-    return digits.replace(/^(.{8})(.{4}).(.{3}).(.{3})(.{12})$/, '$1-$2-4$3-8$4$5').slice(0, 36)
-  }
+  const id = () =>
+    times(30, () => random(16).toString(16)).join('').replace(/(.{8})(.{4})(.{3})(.{3})(.{12})/, '$1-$2-4$3-8$4-$5')
 
   const middle = instantOf(scene.timezone, `${scene.day} 00:00`)
   /** Mostly on the half-hour, as people plan; near the scene's midnight more often than far from it. */
