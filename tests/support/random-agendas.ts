@@ -91,7 +91,7 @@ export function randomAgenda(random: Random, scene: Scene, questionCount: number
     return starts_at === ends_at ? hours() : { starts_at, ends_at }
   }
   const someOperatingHours = (): OperatingHours =>
-    Object.fromEntries(weekdays.filter(() => chance(80)).map((weekday) => [weekday, times(random(3), hours)]))
+    Object.fromEntries(weekdays.filter(() => chance(90)).map((weekday) => [weekday, times(1 + random(3), hours)]))
 
   const timezones = [...new Set(scenes.map(({ timezone }) => timezone))]
   const locations: Location[] = times(random(4), () => ({
@@ -107,7 +107,7 @@ export function randomAgenda(random: Random, scene: Scene, questionCount: number
     duration_minutes: pick([5, 10, 15, 20, 30, 30, 45, 50, 60, 60, 90, 120, 240, chance(20) ? DAY : 30]),
     buffer_minutes: pick([0, 0, 0, 5, 10, 15, 30, 60, chance(20) ? DAY : 0]),
     slot_interval_minutes: pick([null, null, 5, 15, 30, 50]),
-    capacity: 1 + random(4),
+    capacity: pick([1, 1, 2, 2, 3, 4]),
     is_active: chance(95),
   }))
   const professionals: Professional[] = times(1 + random(4), (index) => ({
@@ -125,7 +125,7 @@ export function randomAgenda(random: Random, scene: Scene, questionCount: number
 
   const aDate = () => dayAfter(scene.day, random(9) - 4)
   const someHours = (professional: Professional): WorkingHours[] =>
-    times(random(12), () => {
+    times(2 + random(12), () => {
       const block = chance(10) ? { starts_at: pick(['00:00', '22:00', aClock()]), ends_at: '24:00' } : hours()
       const [valid_from, valid_until] = [aDate(), aDate()].sort()
       return {
@@ -152,7 +152,7 @@ export function randomAgenda(random: Random, scene: Scene, questionCount: number
 
   const bookings: Booking[] = []
   for (const service of services) {
-    for (let count = random(service === services.at(-1) ? 10 : 8); count > 0; count--) {
+    for (let count = random(10); count > 0; count--) {
       const gives = professional_services.filter(({ service_id }) => service_id === service.id)
       // A few from before: for a service that somebody else gives now, or nobody.
       const professional_id = (gives.length === 0 && chance(95)) || chance(5)
@@ -160,13 +160,15 @@ export function randomAgenda(random: Random, scene: Scene, questionCount: number
         : (chance(90) ? oneOf(gives) : null)?.professional_id ?? oneOf(professionals)?.id ?? null
       // Seats are only used up where several are taken at once.
       const before = bookings.at(-1)
-      const start = professional_id === null && before !== undefined && chance(50) ? minuteOf(before.start_time) : aMinute()
+      const start = professional_id === null && before !== undefined && chance(70)
+        ? minuteOf(before.start_time) + pick([-30, -15, 0, 0, 15, 30])
+        : aMinute()
       const end = start + (chance(80) ? service.duration_minutes : pick([15, 30, 60]))
       const status = pick(['scheduled', 'scheduled', 'confirmed', 'hold', 'hold', 'cancelled', 'completed', 'no_show'] as const)
       const booking: Booking = {
         professional_id,
         service_id: service.id,
-        location_id: chance(30) ? null : aLocation(),
+        location_id: chance(20) ? null : oneOf(locations.filter(({ is_active }) => is_active))?.id ?? aLocation(),
         start_time: isoOf(start),
         end_time: isoOf(end),
         // The buffer that the service had then.
@@ -182,15 +184,15 @@ export function randomAgenda(random: Random, scene: Scene, questionCount: number
 
   const questions = times(questionCount, () => {
     const from = chance(50) ? middle - pick([DAY, 6 * 60, 0]) : aMinute()
-    const until = from + pick([1, 60, 6 * 60, DAY, DAY, 2 * DAY, 4 * DAY])
+    const until = from + pick([1, 60, 6 * 60, DAY, DAY, 2 * DAY, 2 * DAY, 4 * DAY])
     return {
-      service_id: (oneOf(services) ?? services[0])?.id ?? id(),
+      service_id: oneOf(services)?.id ?? id(),
       from_time: isoOf(from),
       to_time: isoOf(until),
-      professional_id: chance(75) ? null : chance(95) ? oneOf(professionals)?.id ?? null : id(),
-      location_id: chance(80) ? null : chance(95) ? aLocation() : id(),
+      professional_id: chance(85) ? null : chance(95) ? oneOf(professionals)?.id ?? null : id(),
+      location_id: chance(85) ? null : chance(95) ? aLocation() : id(),
       // A second after a slot began, and in the very moment too.
-      at: isoOf(now ?? (chance(50) ? middle - 5 * DAY : aMinute() + pick([0, 0, 1 / 60, -1 / 60]))),
+      at: isoOf(now ?? (chance(60) ? middle - 5 * DAY : aMinute() + pick([0, 0, 1 / 60, -1 / 60]))),
     }
   })
 
