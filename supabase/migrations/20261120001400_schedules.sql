@@ -482,6 +482,10 @@ insert into private.schedules (name, description, expression, command, function_
 values
   ('wake_queue_worker', 'Calls the worker when something is due: retries, and what nobody woke it for.',
     '10 seconds', null, 'queue-worker', 'private.has_due_jobs()'),
+  ('expire_holds', 'Ends holds whose time is over; passes offers on to the next one of the waiting list.',
+    '10 seconds', 'select private.expire_holds() as ended', null, null),
+  ('expire_waiting_list', 'Who waited for a slot until a day that is over waits no longer.',
+    '15 * * * *', 'select private.expire_waiting_list() as expired', null, null),
   ('delete_finished_jobs', 'Completed jobs go after a day, dead ones after thirty.',
     '* * * * *', 'select private.delete_finished_jobs(50000) as deleted', null, null),
   ('maintain_partitions', 'Makes the logs'' partitions three months ahead.',
