@@ -6,7 +6,10 @@ import { z } from 'zod'
 const localTime = z.string().regex(/^([01]\d|2[0-3]):[0-5]\d$/, 'a time such as 08:30')
 
 /** Opening hours of one day, in local time; several where there is a break. Ends after midnight: ends_at < starts_at. */
-export const openingHours = z.array(z.object({ starts_at: localTime, ends_at: localTime }))
+export const openingHours = z.array(
+  z.object({ starts_at: localTime, ends_at: z.union([localTime, z.literal('24:00')]) })
+    .refine(({ starts_at, ends_at }) => starts_at !== ends_at, 'ends_at is another time than starts_at'),
+)
 export type OpeningHours = z.infer<typeof openingHours>
 
 export const weekdays = ['monday', 'tuesday', 'wednesday', 'thursday', 'friday', 'saturday', 'sunday'] as const

@@ -446,6 +446,32 @@ comment on function public.set_active_organization(uuid) is
   'Chooses the organization that the caller works in from now on. Errors: not_authenticated, not_allowed (not a member).';
 grant execute on function public.set_active_organization(uuid) to authenticated;
 
+create function private.is_operating_hours(hours jsonb)
+returns boolean
+language sql
+immutable
+set search_path = ''
+as $$
+  select not exists (
+    select
+    from jsonb_each(case jsonb_typeof(hours) when 'object' then hours else '{"": null}' end) d
+    where d.key not in ('monday', 'tuesday', 'wednesday', 'thursday', 'friday', 'saturday', 'sunday')
+      or jsonb_typeof(d.value) <> 'array'
+      or exists (
+        select
+        from jsonb_array_elements(case jsonb_typeof(d.value) when 'array' then d.value else '[]' end) h
+        where (
+          h ->> 'starts_at' ~ '^([01][0-9]|2[0-3]):[0-5][0-9]$'
+          and h ->> 'ends_at' ~ '^(([01][0-9]|2[0-3]):[0-5][0-9]|24:00)$'
+          and h ->> 'starts_at' <> h ->> 'ends_at'
+        ) is not true
+      )
+  )
+$$;
+comment on function private.is_operating_hours(jsonb) is
+  'Whether an object is opening hours, {"monday": [{"starts_at": "08:00", "ends_at": "12:00"}, …], …}: slots are made of them. Ends after midnight: ends_at before starts_at.';
+grant execute on function private.is_operating_hours(jsonb) to authenticated, service_role;
+
 -- locations ------------------------------------------------------------------------------------------------------
 
 create table public.locations (
@@ -466,7 +492,8 @@ create table public.locations (
   constraint locations_name_length_check check (length(btrim(name)) between 1 and 120),
   constraint locations_slug_format_check check (slug ~ '^[a-z0-9]+(-[a-z0-9]+)*$' and length(slug) <= 80),
   constraint locations_address_is_object_check check (jsonb_typeof(address) = 'object'),
-  constraint locations_operating_hours_is_object_check check (jsonb_typeof(operating_hours) = 'object')
+  constraint locations_operating_hours_is_object_check
+    check (jsonb_typeof(operating_hours) = 'object' and private.is_operating_hours(operating_hours))
 );
 comment on table public.locations is 'The places of an organization (Healz''s clinics).';
 comment on column public.locations.timezone is 'IANA name; null = the organization''s.';
@@ -519,7 +546,8 @@ create table public.organization_settings (
   constraint organization_settings_pkey primary key (organization_id),
   constraint organization_settings_organization_id_fkey foreign key (organization_id)
     references public.organizations (id) on delete cascade,
-  constraint organization_settings_operating_hours_is_object_check check (jsonb_typeof(operating_hours) = 'object'),
+  constraint organization_settings_operating_hours_is_object_check
+    check (jsonb_typeof(operating_hours) = 'object' and private.is_operating_hours(operating_hours)),
   constraint organization_settings_ai_config_is_object_check check (jsonb_typeof(ai_config) = 'object'),
   constraint organization_settings_aurora_config_is_object_check check (jsonb_typeof(aurora_config) = 'object'),
   constraint organization_settings_contextualization_is_object_check
