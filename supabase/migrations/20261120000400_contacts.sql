@@ -27,6 +27,7 @@ create table public.contacts (
   opted_out_at timestamptz,
   last_interaction_at timestamptz,
   identity_changed_at timestamptz,
+  merged_into_id uuid,
   metadata jsonb not null default '{}',
   created_at timestamptz not null default now(),
   updated_at timestamptz not null default now(),
@@ -36,7 +37,10 @@ create table public.contacts (
     references public.locations (organization_id, id) on delete set null (preferred_location_id),
   constraint contacts_preferred_professional_id_fkey foreign key (organization_id, preferred_professional_id)
     references public.professionals (organization_id, id) on delete set null (preferred_professional_id),
+  constraint contacts_merged_into_id_fkey foreign key (organization_id, merged_into_id)
+    references public.contacts (organization_id, id) on delete cascade,
   constraint contacts_organization_id_phone_number_key unique (organization_id, phone_number),
+  constraint contacts_merged_into_id_is_another_check check (merged_into_id <> id),
   constraint contacts_name_length_check check (length(name) <= 200),
   constraint contacts_email_format_check check (email ~ '^[^@\s]+@[^@\s]+\.[^@\s]+$' and length(email) <= 254),
   constraint contacts_cpf_has_eleven_digits_check check (cpf ~ '^[0-9]{11}$'),
@@ -52,26 +56,30 @@ comment on column public.contacts.status is 'blocked (Healz''s suspended): messa
 comment on column public.contacts.identity_changed_at is
   'When the provider last announced a new number or id: an older announcement that comes again changes nothing.';
 comment on column public.contacts.opted_out_at is 'Since when the person wants no marketing.';
+comment on column public.contacts.merged_into_id is
+  'The contact that this one turned out to be (merge_contacts). What is left here is its number, which leads to the other, until the merge is undone; apps do not see it. Always one step: the other is never merged itself.';
 create index contacts_preferred_location_id_idx on public.contacts (organization_id, preferred_location_id)
   where preferred_location_id is not null;
 create index contacts_preferred_professional_id_idx on public.contacts (organization_id, preferred_professional_id)
   where preferred_professional_id is not null;
+create index contacts_merged_into_id_idx on public.contacts (organization_id, merged_into_id)
+  where merged_into_id is not null;
 
 alter table public.contacts enable row level security;
 alter table public.contacts force row level security;
 create policy "Members can read their organization's contacts" on public.contacts
   for select to authenticated
-  using (organization_id = any ((select private.member_organizations('viewer'))::uuid[]));
+  using (merged_into_id is null and organization_id = any ((select private.member_organizations('viewer'))::uuid[]));
 create policy "Attendants can add contacts to their organization" on public.contacts
   for insert to authenticated
-  with check (organization_id = any ((select private.member_organizations('attendant'))::uuid[]));
+  with check (merged_into_id is null and organization_id = any ((select private.member_organizations('attendant'))::uuid[]));
 create policy "Attendants can update their organization's contacts" on public.contacts
   for update to authenticated
-  using (organization_id = any ((select private.member_organizations('attendant'))::uuid[]))
-  with check (organization_id = any ((select private.member_organizations('attendant'))::uuid[]));
+  using (merged_into_id is null and organization_id = any ((select private.member_organizations('attendant'))::uuid[]))
+  with check (merged_into_id is null and organization_id = any ((select private.member_organizations('attendant'))::uuid[]));
 create policy "Admins can delete their organization's contacts" on public.contacts
   for delete to authenticated
-  using (organization_id = any ((select private.member_organizations('admin'))::uuid[]));
+  using (merged_into_id is null and organization_id = any ((select private.member_organizations('admin'))::uuid[]));
 revoke all on public.contacts from public, anon, authenticated, service_role;
 grant select, insert, update, delete on public.contacts to authenticated, service_role;
 
@@ -99,6 +107,66 @@ create trigger contacts_500_normalize_phone
 create trigger contacts_500_tidy
   before insert or update of name, email, cpf on public.contacts
   for each row execute function private.tg_contacts__tidy();
+
+create function private.tg_contacts__take_over_number()
+returns trigger
+language plpgsql
+volatile
+security definer -- nobody else sees merged contacts
+set search_path = ''
+as $$
+begin
+  update public.contacts p
+  set phone_number = null
+  where p.organization_id = new.organization_id
+    and p.phone_number = new.phone_number
+    and p.merged_into_id = new.id;
+  return new;
+end;
+$$;
+comment on function private.tg_contacts__take_over_number() is
+  'Trigger: a contact may take the number that one which was merged into it has left; nobody could see why not.';
+create trigger contacts_900_take_over_number
+  before update of phone_number on public.contacts
+  for each row when (new.phone_number is not null and new.phone_number is distinct from old.phone_number)
+  execute function private.tg_contacts__take_over_number();
+
+create function private.surviving_contact(organization_id uuid, contact_id uuid)
+returns uuid
+language plpgsql
+volatile
+set search_path = ''
+as $$
+declare
+  survivor uuid;
+begin
+  loop
+    select coalesce(p.merged_into_id, p.id) into survivor
+    from public.contacts p
+    where p.organization_id = surviving_contact.organization_id and p.id = surviving_contact.contact_id;
+    if not found then
+      perform private.raise_error('BL402', 'contact_not_found', 'This organization has no such contact',
+        jsonb_build_object('contact_id', contact_id));
+    end if;
+    -- Only the survivor is locked: both would have to be in the order of their ids.
+    perform
+    from public.contacts p
+    where p.organization_id = surviving_contact.organization_id and p.id = survivor
+    for key share;
+    -- Merged, or taken apart, before we had the lock? Then look again.
+    exit when exists (
+      select
+      from public.contacts p
+      where p.organization_id = surviving_contact.organization_id
+        and p.id = surviving_contact.contact_id
+        and coalesce(p.merged_into_id, p.id) = survivor
+    );
+  end loop;
+  return survivor;
+end;
+$$;
+comment on function private.surviving_contact(uuid, uuid) is
+  'The contact that this one is today, kept from being merged until the transaction ends; or error contact_not_found. For whatever writes a row that names a contact.';
 
 -- contact_identities ----------------------------------------------------------------------------------------------
 

@@ -101,6 +101,41 @@ create trigger contacts_500_refuse_in_use
   before delete on public.contacts
   for each row execute function private.tg_contacts__refuse_in_use();
 
+create function private.lock_contact_of_conversation(organization_id uuid, conversation_id uuid)
+returns void
+language plpgsql
+volatile
+set search_path = ''
+as $$
+declare
+  of_contact uuid;
+begin
+  loop
+    select v.contact_id into of_contact
+    from public.conversations v
+    where v.organization_id = lock_contact_of_conversation.organization_id
+      and v.id = lock_contact_of_conversation.conversation_id;
+    if not found then
+      perform private.raise_error('BL202', 'conversation_not_found', 'This organization has no such conversation');
+    end if;
+    perform
+    from public.contacts p
+    where p.organization_id = lock_contact_of_conversation.organization_id and p.id = of_contact
+    for no key update;
+    -- Merged while we were waiting for it, it has no conversations any more.
+    exit when exists (
+      select
+      from public.conversations v
+      where v.organization_id = lock_contact_of_conversation.organization_id
+        and v.id = lock_contact_of_conversation.conversation_id
+        and v.contact_id = of_contact
+    );
+  end loop;
+end;
+$$;
+comment on function private.lock_contact_of_conversation(uuid, uuid) is
+  'Locks whom a conversation is with: until the transaction ends it is with nobody else. Error: conversation_not_found.';
+
 -- messages ----------------------------------------------------------------------------------------------------
 
 create table public.messages (
@@ -201,7 +236,7 @@ create function private.tg_messages__move_conversation()
 returns trigger
 language plpgsql
 volatile
-security definer -- whoever may store a message need not be allowed to write conversations and contacts
+security definer -- whoever may store a message need not be allowed to write conversations, contacts and leads
 set search_path = ''
 as $$
 begin
@@ -213,6 +248,21 @@ begin
     group by i.organization_id, i.contact_id
   ) m
   where c.organization_id = m.organization_id and c.id = m.contact_id;
+
+  update public.leads l
+  set last_interaction_at = greatest(l.last_interaction_at, m.at)
+  from (
+    select i.organization_id, i.contact_id, max(i.created_at) as at
+    from inserted i
+    group by i.organization_id, i.contact_id
+  ) m
+  where l.organization_id = m.organization_id
+    and l.contact_id = m.contact_id
+    -- "is true" keeps the pipeline's index out of it: a tenant has many open leads, a contact has one.
+    and l.is_open is true
+    -- What is hidden stands still: a change of plan, which moves it, waits for nobody's message.
+    and not l.over_limit
+    and l.merged_into_id is null;
 
   update public.conversations v
   set last_message_at = greatest(v.last_message_at, m.last_message_at),
@@ -239,7 +289,7 @@ begin
 end;
 $$;
 comment on function private.tg_messages__move_conversation() is
-  'Trigger: whichever path stores messages (webhook, app, bot), their conversations and contacts move with them.';
+  'Trigger: whichever path stores messages (webhook, app, bot), their conversations, contacts and open leads move with them.';
 
 create trigger messages_500_move_conversation
   after insert on public.messages

@@ -76,7 +76,8 @@ begin
       where e.contact_id is null
         and p.organization_id = e.organization_id
         and p.id = coalesce(by_identity.contact_id, (
-          select same_number.id
+          -- A number that a merged contact left behind leads to the one that it was merged into.
+          select coalesce(same_number.merged_into_id, same_number.id)
           from public.contacts same_number
           where same_number.organization_id = e.organization_id and same_number.phone_number = e.phone_number
         ))
@@ -88,6 +89,38 @@ end;
 $$;
 comment on function private.match_contacts(private.inbound_event[]) is
   'The same events, each with whose it is (if that is not known yet): by the ids WhatsApp gives (in the adapter''s order), else by the canonical phone number.';
+
+create function private.lock_contacts(events private.inbound_event[])
+returns private.inbound_event[]
+language plpgsql
+volatile
+set search_path = ''
+as $$
+declare
+  theirs private.inbound_event[] := events;
+  merged uuid[];
+begin
+  loop
+    with locked as materialized (
+      select p.id, p.merged_into_id
+      from public.contacts p
+      where (p.organization_id, p.id) in (select e.organization_id, e.contact_id from unnest(theirs) e)
+      order by p.organization_id, p.id
+      for no key update
+    )
+    select array_agg(l.id) filter (where l.merged_into_id is not null) into merged from locked l;
+    exit when merged is null;
+    -- Somebody merged a contact while we were waiting for it: its events are the other one's now.
+    theirs := private.match_contacts(array(
+      select case when e.contact_id = any (merged) then jsonb_populate_record(e, '{"contact_id": null}') else e end
+      from unnest(theirs) e
+    ));
+  end loop;
+  return theirs;
+end;
+$$;
+comment on function private.lock_contacts(private.inbound_event[]) is
+  'The same events, with the contacts whose they are locked in one order for everybody; none of them is a merged one.';
 
 create function private.lock_identities(events private.inbound_event[])
 returns void
@@ -225,7 +258,9 @@ begin
           and not exists (
             select
             from public.contacts other
-            where other.organization_id = told.organization_id and other.phone_number = told.number
+            where other.organization_id = told.organization_id
+              and other.phone_number = told.number
+              and other.merged_into_id is distinct from told.contact_id
           ) as is_first_to_have_it
       from (
         select e.*, coalesce(e.phone_number, e.shared_phone_number) as number
@@ -733,6 +768,7 @@ begin
           where other.organization_id = e.organization_id
             and other.phone_number = e.new_phone_number
             and other.id <> e.contact_id
+            and other.merged_into_id is distinct from e.contact_id
         ) as is_free
     from unnest(events) e
   ) change
@@ -899,11 +935,7 @@ begin
     perform private.lock_identities(uncertain);
     events := private.match_contacts(events);
   end if;
-  perform
-  from public.contacts p
-  where (p.organization_id, p.id) in (select e.organization_id, e.contact_id from unnest(events) e)
-  order by p.organization_id, p.id
-  for no key update;
+  events := private.lock_contacts(events);
 
   -- Before anyone new is made: who announces a new number may write from it in the same delivery.
   if exists (select from unnest(events) e where e.kind = 'identity_change') then
@@ -929,6 +961,11 @@ begin
     if exists (select from unnest(events) e where e.contact_id is null) then
       events := private.match_contacts(events);
     end if;
+  end if;
+
+  -- Who was found only now was not locked before: somebody whom an app made meanwhile, for instance.
+  if cardinality(uncertain) > 0 then
+    events := private.lock_contacts(events);
   end if;
 
   stored := private.store_messages(events);

@@ -66,18 +66,8 @@ declare
   message public.messages;
 begin
   perform private.require_role(organization_id, 'attendant');
-  select v.* into conversation
-  from public.conversations v
-  where v.organization_id = send_message.organization_id and v.id = send_message.conversation_id;
-  if not found then
-    perform private.raise_error('BL202', 'conversation_not_found', 'This organization has no such conversation');
-  end if;
-
   -- The contact first, as everywhere; then a second call with the same client_message_id sees the first one's message.
-  perform
-  from public.contacts p
-  where p.organization_id = conversation.organization_id and p.id = conversation.contact_id
-  for no key update;
+  perform private.lock_contact_of_conversation(organization_id, conversation_id);
   if client_message_id is not null then
     select m.* into message
     from public.messages m

@@ -1,0 +1,607 @@
+-- Merging contacts: two that turn out to be one person, and for 30 days the way back.
+--
+-- Whatever names the merged contact names the other one from then on. The merged one stays as a tombstone: hidden, with
+-- its number (unless the other one had none), so that a message from it finds the other. What was changed is written
+-- down as it was and as it became; undoing puts back what still is as the merge made it, and leaves the rest alone.
+--
+-- Locks: both contacts in the order of their ids, for update: nobody writes a row that names one of them meanwhile. Who
+-- wanted to goes on when the merge is there, and looks again (private.surviving_contact, lock_contacts,
+-- lock_contact_of_conversation).
+
+-- contact_merges --------------------------------------------------------------------------------------------------
+
+create table public.contact_merges (
+  organization_id uuid not null default public.user_organization_id(),
+  id uuid not null default private.uuid_v7(),
+  kept_contact_id uuid not null,
+  merged_contact_id uuid not null,
+  merged_by uuid,
+  merged_at timestamptz not null default now(),
+  undoable_until timestamptz not null default now() + interval '30 days',
+  undone_at timestamptz,
+  undone_by uuid,
+  created_at timestamptz not null default now(),
+  updated_at timestamptz not null default now(),
+  constraint contact_merges_pkey primary key (organization_id, id),
+  constraint contact_merges_kept_contact_id_fkey foreign key (organization_id, kept_contact_id)
+    references public.contacts (organization_id, id) on delete cascade,
+  constraint contact_merges_merged_contact_id_fkey foreign key (organization_id, merged_contact_id)
+    references public.contacts (organization_id, id) on delete cascade,
+  constraint contact_merges_merged_by_fkey foreign key (organization_id, merged_by)
+    references public.user_roles (organization_id, user_id) on delete set null (merged_by),
+  constraint contact_merges_undone_by_fkey foreign key (organization_id, undone_by)
+    references public.user_roles (organization_id, user_id) on delete set null (undone_by),
+  constraint contact_merges_are_of_two_check check (kept_contact_id <> merged_contact_id)
+);
+comment on table public.contact_merges is 'Which contact was merged into which, by whom, and until when it can be undone.';
+comment on column public.contact_merges.kept_contact_id is 'As it was then: who was kept may have been merged into another one since.';
+create index contact_merges_kept_contact_id_idx on public.contact_merges (organization_id, kept_contact_id);
+comment on index public.contact_merges_kept_contact_id_idx is 'What a contact consists of, in its page.';
+create index contact_merges_merged_contact_id_idx on public.contact_merges (organization_id, merged_contact_id);
+create index contact_merges_merged_by_idx on public.contact_merges (organization_id, merged_by) where merged_by is not null;
+create index contact_merges_undone_by_idx on public.contact_merges (organization_id, undone_by) where undone_by is not null;
+
+alter table public.contact_merges enable row level security;
+alter table public.contact_merges force row level security;
+create policy "Members can read their organization's contact merges" on public.contact_merges
+  for select to authenticated
+  using (organization_id = any ((select private.member_organizations('viewer'))::uuid[]));
+revoke all on public.contact_merges from public, anon, authenticated, service_role;
+grant select on public.contact_merges to authenticated, service_role;
+
+create trigger contact_merges_100_touch_updated_at
+  before update on public.contact_merges
+  for each row execute function private.tg_touch_updated_at();
+
+-- private.contact_merge_changes -----------------------------------------------------------------------------------
+
+create table private.contact_merge_changes (
+  organization_id uuid not null,
+  merge_id uuid not null,
+  position int not null,
+  is_move boolean not null,
+  table_name text not null,
+  row_ids uuid[] not null,
+  before jsonb not null,
+  after jsonb not null,
+  constraint contact_merge_changes_pkey primary key (organization_id, merge_id, position),
+  constraint contact_merge_changes_merge_id_fkey foreign key (organization_id, merge_id)
+    references public.contact_merges (organization_id, id) on delete cascade
+);
+comment on table private.contact_merge_changes is 'What a merge did: some columns of some rows were "before" and became "after".';
+comment on column private.contact_merge_changes.is_move is 'The rows name another contact now; else something of a row was changed so that they could, or to tell what the other one knew.';
+comment on column private.contact_merge_changes.table_name is 'With its schema.';
+
+alter table private.contact_merge_changes enable row level security;
+alter table private.contact_merge_changes force row level security;
+revoke all on private.contact_merge_changes from public, anon, authenticated, service_role;
+
+create function private.change_rows(organization_id uuid, table_name text, row_ids uuid[], before jsonb, after jsonb)
+returns uuid[]
+language plpgsql
+volatile
+set search_path = ''
+as $$
+declare
+  statement constant text := (
+    select format(
+      'with changed as (
+        update %1$s t
+        set (%2$s) = (select %3$s from jsonb_populate_record(null::%1$s, $1) n)
+        from jsonb_populate_record(null::%1$s, $2) o
+        where t.organization_id = $3 and t.id = any ($4) and %4$s
+        returning t.id
+      )
+      select coalesce(array_agg(c.id), ''{}'') from changed c',
+      table_name,
+      string_agg(format('%I', k), ', '),
+      string_agg(format('n.%I', k), ', '),
+      string_agg(format('t.%1$I is not distinct from o.%1$I', k), ' and '))
+    from jsonb_object_keys(after) k
+  );
+  changed uuid[];
+  one uuid;
+  all_changed uuid[] := '{}';
+begin
+  begin
+    execute statement using after, before, organization_id, row_ids into changed;
+    return changed;
+  exception when others then
+    -- A key, a check or a trigger that says why not: 23xxx and our own.
+    if sqlstate !~ '^(23|BL)' then
+      raise;
+    end if;
+  end;
+  foreach one in array row_ids loop
+    begin
+      execute statement using after, before, organization_id, array[one] into changed;
+      all_changed := all_changed || changed;
+    exception when others then
+      if sqlstate !~ '^(23|BL)' then
+        raise;
+      end if;
+    end;
+  end loop;
+  return all_changed;
+end;
+$$;
+comment on function private.change_rows(uuid, text, uuid[], jsonb, jsonb) is
+  'Gives columns of rows the values of "after" where they still have those of "before", and returns which rows got them; a row that cannot have them keeps its own.';
+
+create function private.record_change(
+  merge public.contact_merges,
+  is_move boolean,
+  table_name text,
+  row_ids uuid[],
+  before jsonb,
+  after jsonb
+)
+returns void
+language plpgsql
+volatile
+set search_path = ''
+as $$
+declare
+  changed uuid[];
+begin
+  changed := private.change_rows(merge.organization_id, table_name, row_ids, before, after);
+  if cardinality(changed) > 0 then
+    insert into private.contact_merge_changes (
+      organization_id, merge_id, position, is_move, table_name, row_ids, before, after
+    )
+    select
+      merge.organization_id, merge.id, count(*) + 1, record_change.is_move, record_change.table_name, changed,
+      record_change.before, record_change.after
+    from private.contact_merge_changes c
+    where c.organization_id = merge.organization_id and c.merge_id = merge.id;
+  end if;
+end;
+$$;
+comment on function private.record_change(public.contact_merges, boolean, text, uuid[], jsonb, jsonb) is
+  'Changes rows for a merge, and writes down how they were.';
+
+create function private.references_to_contacts()
+returns table (table_name text, column_name text)
+language plpgsql
+stable
+set search_path = ''
+as $$
+begin
+  return query
+  select format('%I.%I', n.nspname, c.relname), here.attname::text
+  from pg_catalog.pg_constraint k
+  join pg_catalog.pg_class c on c.oid = k.conrelid
+  join pg_catalog.pg_namespace n on n.oid = c.relnamespace
+  cross join lateral unnest(k.conkey, k.confkey) pair (here, there)
+  join pg_catalog.pg_attribute here on here.attrelid = k.conrelid and here.attnum = pair.here
+  join pg_catalog.pg_attribute there on there.attrelid = k.confrelid and there.attnum = pair.there
+  where k.contype = 'f'
+    and k.confrelid = 'public.contacts'::regclass
+    and k.conparentid = 0
+    and n.nspname in ('public', 'private')
+    -- What was merged into what stays told as it was.
+    and k.conrelid <> 'public.contact_merges'::regclass
+    and there.attname = 'id'
+  -- A booking's animal must be its customer's: the animals go first.
+  order by c.oid <> 'public.pets'::regclass, 1, 2;
+end;
+$$;
+comment on function private.references_to_contacts() is
+  'Every column that names a contact, in the order in which a merge moves them: by foreign keys, so that a new table is moved without being named here.';
+
+-- What is in the way ----------------------------------------------------------------------------------------------
+
+create function private.merge_contact_fields(merge public.contact_merges, kept public.contacts, merged public.contacts)
+returns void
+language plpgsql
+volatile
+set search_path = ''
+as $$
+declare
+  filled public.contacts := kept;
+  field text;
+begin
+  filled.name := coalesce(kept.name, merged.name);
+  filled.profile_name := coalesce(kept.profile_name, merged.profile_name);
+  filled.email := coalesce(kept.email, merged.email);
+  filled.cpf := coalesce(kept.cpf, merged.cpf);
+  filled.birth_date := coalesce(kept.birth_date, merged.birth_date);
+  filled.source := coalesce(kept.source, merged.source);
+  filled.preferred_location_id := coalesce(kept.preferred_location_id, merged.preferred_location_id);
+  filled.preferred_professional_id := coalesce(kept.preferred_professional_id, merged.preferred_professional_id);
+  filled.address := merged.address || kept.address;
+  filled.preferences := merged.preferences || kept.preferences;
+  filled.metadata := merged.metadata || kept.metadata;
+  filled.tags := kept.tags || array(
+    select t.tag
+    from unnest(merged.tags) with ordinality t (tag, rank)
+    where t.tag <> all (kept.tags)
+    order by t.rank
+  );
+  filled.last_interaction_at := greatest(kept.last_interaction_at, merged.last_interaction_at);
+  filled.identity_changed_at := greatest(kept.identity_changed_at, merged.identity_changed_at);
+  filled.opted_in_at := greatest(kept.opted_in_at, merged.opted_in_at);
+  -- Who said no through one number said no: no consent that the other one gave undoes it (LGPD).
+  filled.opted_out_at := greatest(kept.opted_out_at, merged.opted_out_at);
+  if merged.status = 'blocked' then
+    filled.status := 'blocked';
+  end if;
+  if kept.phone_number is null and merged.phone_number is not null then
+    filled.phone_number := merged.phone_number;
+    perform private.record_change(
+      merge, false, 'public.contacts', array[merged.id],
+      jsonb_build_object('phone_number', merged.phone_number), '{"phone_number": null}');
+  end if;
+  for field in
+    select o.key
+    from jsonb_each(to_jsonb(kept)) o
+    join jsonb_each(to_jsonb(filled)) n on n.key = o.key and n.value <> o.value
+    order by o.key
+  loop
+    perform private.record_change(
+      merge, false, 'public.contacts', array[kept.id],
+      jsonb_build_object(field, to_jsonb(kept) -> field), jsonb_build_object(field, to_jsonb(filled) -> field));
+  end loop;
+end;
+$$;
+comment on function private.merge_contact_fields(public.contact_merges, public.contacts, public.contacts) is
+  'What only the merged contact knew, the kept one knows now. Each field by itself, so that each can be taken back by itself.';
+
+create function private.merge_conflicting_conversations(merge public.contact_merges)
+returns void
+language plpgsql
+volatile
+set search_path = ''
+as $$
+declare
+  conversation public.conversations;
+begin
+  for conversation in
+    select v.*
+    from public.conversations v
+    join public.conversations other
+      on other.organization_id = v.organization_id
+      and other.instance_id = v.instance_id
+      and other.contact_id = merge.kept_contact_id
+      and other.is_open
+    where v.organization_id = merge.organization_id and v.contact_id = merge.merged_contact_id and v.is_open
+    order by v.id
+  loop
+    perform private.record_change(
+      merge, false, 'public.conversations', array[conversation.id],
+      jsonb_build_object('status', conversation.status, 'closed_at', conversation.closed_at),
+      jsonb_build_object('status', 'closed', 'closed_at', now()));
+  end loop;
+end;
+$$;
+comment on function private.merge_conflicting_conversations(public.contact_merges) is
+  'With one contact there is one open conversation at each number: the merged contact''s is closed.';
+
+create function private.merge_conflicting_leads(merge public.contact_merges)
+returns void
+language plpgsql
+volatile
+set search_path = ''
+as $$
+declare
+  pair record;
+  kept public.leads;
+  merged public.leads;
+  standing public.leads;
+  hidden public.leads;
+begin
+  for pair in
+    select k as kept, m as merged
+    from public.leads k
+    join public.leads m
+      on m.organization_id = k.organization_id
+      and m.professional_id is not distinct from k.professional_id
+      and m.contact_id = merge.merged_contact_id
+      and m.merged_into_id is null
+    where k.organization_id = merge.organization_id
+      and k.contact_id = merge.kept_contact_id
+      and k.merged_into_id is null
+    order by k.id
+  loop
+    kept := pair.kept;
+    merged := pair.merged;
+    -- The one that is further stays in sight: nobody loses an open lead to a lost one.
+    if (not merged.over_limit, merged.is_open, merged.status <> 'perdido', merged.status)
+      > (not kept.over_limit, kept.is_open, kept.status <> 'perdido', kept.status) then
+      standing := merged;
+      hidden := kept;
+    else
+      standing := kept;
+      hidden := merged;
+    end if;
+    perform private.record_change(
+      merge, false, 'public.leads', array[hidden.id],
+      '{"merged_into_id": null}', jsonb_build_object('merged_into_id', standing.id));
+    if standing.respostas is distinct from merged.respostas || kept.respostas then
+      perform private.record_change(
+        merge, false, 'public.leads', array[standing.id],
+        jsonb_build_object('respostas', standing.respostas),
+        jsonb_build_object('respostas', merged.respostas || kept.respostas));
+    end if;
+  end loop;
+end;
+$$;
+comment on function private.merge_conflicting_leads(public.contact_merges) is
+  'Of two leads with one professional one stands in the pipeline, with the answers of both; the other one is hidden behind it (leads.merged_into_id), and stays whole for what refers to it.';
+
+create function private.merge_conflicting_waiting_list(merge public.contact_merges)
+returns void
+language plpgsql
+volatile
+set search_path = ''
+as $$
+declare
+  duplicate uuid;
+begin
+  for duplicate in
+    -- Who has been offered something stays in the line; whose two places both have, keeps both until he has answered.
+    select case when m.status = 'waiting' then m.id else k.id end
+    from public.waiting_list k
+    join public.waiting_list m
+      on m.organization_id = k.organization_id
+      and m.service_id = k.service_id
+      and m.professional_id is not distinct from k.professional_id
+      and m.contact_id = merge.merged_contact_id
+      and m.is_open
+    where k.organization_id = merge.organization_id
+      and k.contact_id = merge.kept_contact_id
+      and k.is_open
+      and (m.status = 'waiting' or k.status = 'waiting')
+    order by k.id
+  loop
+    perform private.record_change(
+      merge, false, 'public.waiting_list', array[duplicate], '{"status": "waiting"}', '{"status": "cancelled"}');
+  end loop;
+end;
+$$;
+comment on function private.merge_conflicting_waiting_list(public.contact_merges) is
+  'One person stands in a line once: the place that has not been offered anything is given up.';
+
+-- merge_contacts --------------------------------------------------------------------------------------------------
+
+create function private.merge_contacts(keep_contact_id uuid, merge_contact_id uuid, organization_id uuid)
+returns public.contact_merges
+language plpgsql
+volatile
+security definer -- writes every table that names a contact
+set search_path = ''
+as $$
+declare
+  kept public.contacts;
+  merged public.contacts;
+  merge public.contact_merges;
+  reference record;
+  row_ids uuid[];
+begin
+  perform private.require_role(organization_id, 'admin');
+  if keep_contact_id = merge_contact_id then
+    perform private.raise_error('BL405', 'cannot_merge', 'A contact cannot be merged with itself',
+      '{"reason": "same_contact"}');
+  end if;
+  perform
+  from public.contacts p
+  where p.organization_id = merge_contacts.organization_id and p.id in (keep_contact_id, merge_contact_id)
+  order by p.id
+  for update;
+  select p.* into kept
+  from public.contacts p
+  where p.organization_id = merge_contacts.organization_id and p.id = keep_contact_id;
+  select p.* into merged
+  from public.contacts p
+  where p.organization_id = merge_contacts.organization_id and p.id = merge_contact_id;
+  if kept.id is null or merged.id is null then
+    perform private.raise_error('BL402', 'contact_not_found', 'This organization has no such contact',
+      jsonb_build_object('contact_id', case when kept.id is null then keep_contact_id else merge_contact_id end));
+  end if;
+  if merged.merged_into_id = kept.id then
+    -- The same merge once more: somebody did not hear that it was done.
+    select m.* into merge
+    from public.contact_merges m
+    where m.organization_id = kept.organization_id
+      and m.kept_contact_id = kept.id
+      and m.merged_contact_id = merged.id
+      and m.undone_at is null;
+    if found then
+      return merge;
+    end if;
+  end if;
+  if kept.merged_into_id is not null or merged.merged_into_id is not null then
+    perform private.raise_error('BL405', 'cannot_merge', 'One of them has been merged into another contact already',
+      jsonb_build_object(
+        'reason', 'already_merged',
+        'contact_id', case when kept.merged_into_id is not null then kept.id else merged.id end,
+        'merged_into_id', coalesce(kept.merged_into_id, merged.merged_into_id)));
+  end if;
+
+  insert into public.contact_merges as m (organization_id, kept_contact_id, merged_contact_id, merged_by)
+  values (
+    kept.organization_id, kept.id, merged.id, case when not private.is_service() then (select auth.uid()) end
+  )
+  returning m.* into merge;
+
+  perform private.record_change(
+    merge, false, 'public.contacts', array[merged.id],
+    '{"merged_into_id": null}', jsonb_build_object('merged_into_id', kept.id));
+  perform private.merge_contact_fields(merge, kept, merged);
+  perform private.merge_conflicting_conversations(merge);
+  perform private.merge_conflicting_leads(merge);
+  perform private.merge_conflicting_waiting_list(merge);
+  for reference in
+    select r.table_name, r.column_name from private.references_to_contacts() r
+  loop
+    execute format(
+      'select array_agg(t.id order by t.id) from %s t where t.organization_id = $1 and t.%I = $2',
+      reference.table_name, reference.column_name)
+    using merge.organization_id, merged.id
+    into row_ids;
+    if row_ids is not null then
+      perform private.record_change(
+        merge, true, reference.table_name, row_ids,
+        jsonb_build_object(reference.column_name, merged.id), jsonb_build_object(reference.column_name, kept.id));
+    end if;
+  end loop;
+  return merge;
+end;
+$$;
+comment on function private.merge_contacts(uuid, uuid, uuid) is 'See public.merge_contacts().';
+grant execute on function private.merge_contacts(uuid, uuid, uuid) to authenticated, service_role;
+
+create function public.merge_contacts(
+  keep_contact_id uuid,
+  merge_contact_id uuid,
+  organization_id uuid default public.user_organization_id()
+)
+returns public.contact_merges
+language plpgsql
+volatile
+set search_path = ''
+as $$
+begin
+  return private.merge_contacts(keep_contact_id, merge_contact_id, organization_id);
+end;
+$$;
+comment on function public.merge_contacts(uuid, uuid, uuid) is
+  'Two contacts are one person: whatever is the merged one''s becomes the kept one''s, whose blanks are filled from it (an opt-out or a block of either holds), and the merged one disappears; messages from its number arrive at the kept one. Of two open conversations at one number the merged contact''s is closed, of two leads with one professional the one that is further stands. Undoable for 30 days. The same merge again answers the first one. Admins and up. Errors: not_allowed, contact_not_found, cannot_merge.';
+grant execute on function public.merge_contacts(uuid, uuid, uuid) to authenticated, service_role;
+
+-- undo_merge --------------------------------------------------------------------------------------------------------
+
+create function private.regroup_leads(organization_id uuid, contact_ids uuid[])
+returns void
+language plpgsql
+volatile
+set search_path = ''
+as $$
+declare
+  lead public.leads;
+begin
+  for lead in
+    select l.*
+    from public.leads l
+    join public.leads other on other.organization_id = l.organization_id and other.id = l.merged_into_id
+    where l.organization_id = regroup_leads.organization_id
+      and l.contact_id = any (contact_ids)
+      and other.contact_id <> l.contact_id
+    order by l.id
+  loop
+    update public.leads l
+    set merged_into_id = (
+      select standing.id
+      from public.leads standing
+      where standing.organization_id = lead.organization_id
+        and standing.contact_id = lead.contact_id
+        and standing.professional_id is not distinct from lead.professional_id
+        and standing.merged_into_id is null
+    )
+    where l.organization_id = lead.organization_id and l.id = lead.id;
+  end loop;
+end;
+$$;
+comment on function private.regroup_leads(uuid, uuid[]) is
+  'A lead that was hidden behind one which went to another contact stands behind its own contact''s, or by itself.';
+
+create function private.undo_merge(merge_id uuid, organization_id uuid)
+returns public.contact_merges
+language plpgsql
+volatile
+security definer -- writes every table that names a contact
+set search_path = ''
+as $$
+declare
+  merge public.contact_merges;
+  change private.contact_merge_changes;
+  returned uuid[];
+  reason text;
+begin
+  perform private.require_role(organization_id, 'admin');
+  select m.* into merge
+  from public.contact_merges m
+  where m.organization_id = undo_merge.organization_id and m.id = undo_merge.merge_id;
+  if not found then
+    perform private.raise_error('BL406', 'merge_not_found', 'This organization has no such merge');
+  end if;
+  -- The one that is seen before the one that is not, as whoever takes over a number.
+  perform from public.contacts p where p.organization_id = merge.organization_id and p.id = merge.kept_contact_id for update;
+  perform from public.contacts p where p.organization_id = merge.organization_id and p.id = merge.merged_contact_id for update;
+  select m.* into merge
+  from public.contact_merges m
+  where m.organization_id = undo_merge.organization_id and m.id = undo_merge.merge_id
+  for update;
+  if not found then
+    perform private.raise_error('BL406', 'merge_not_found', 'This organization has no such merge');
+  end if;
+  reason := case
+    when merge.undone_at is not null then 'undone'
+    when merge.undoable_until <= now() then 'expired'
+    when exists (
+      select
+      from public.contacts p
+      where p.organization_id = merge.organization_id and p.id = merge.kept_contact_id and p.merged_into_id is not null
+    ) then 'later_merge'
+  end;
+  if reason is not null then
+    perform private.raise_error('BL407', 'merge_not_undoable',
+      case reason
+        when 'undone' then 'This merge has been undone already'
+        when 'expired' then 'A merge can be undone for 30 days'
+        else 'The contact that was kept has been merged into another one since'
+      end,
+      jsonb_build_object('reason', reason),
+      case reason when 'later_merge' then 'Undo the later merge first.' else '' end);
+  end if;
+
+  -- Rows go back as they came, and what had been in their way after them, the last change first.
+  for change in
+    select c.*
+    from private.contact_merge_changes c
+    where c.organization_id = merge.organization_id and c.merge_id = merge.id
+    order by c.is_move desc, case when c.is_move then c.position else -c.position end
+  loop
+    returned := private.change_rows(
+      merge.organization_id, change.table_name, change.row_ids, change.after, change.before);
+    -- Appointments made since for an animal that goes back go with it.
+    if change.table_name = 'public.pets' then
+      update public.bookings b
+      set contact_id = merge.merged_contact_id
+      where b.organization_id = merge.organization_id
+        and b.contact_id = merge.kept_contact_id
+        and b.pet_id = any (returned);
+      update public.waiting_list w
+      set contact_id = merge.merged_contact_id
+      where w.organization_id = merge.organization_id
+        and w.contact_id = merge.kept_contact_id
+        and w.pet_id = any (returned);
+    end if;
+  end loop;
+  perform private.regroup_leads(merge.organization_id, array[merge.kept_contact_id, merge.merged_contact_id]);
+  delete from private.contact_merge_changes c
+  where c.organization_id = merge.organization_id and c.merge_id = merge.id;
+
+  update public.contact_merges m
+  set undone_at = now(), undone_by = case when not private.is_service() then (select auth.uid()) end
+  where m.organization_id = merge.organization_id and m.id = merge.id
+  returning m.* into merge;
+  return merge;
+end;
+$$;
+comment on function private.undo_merge(uuid, uuid) is 'See public.undo_merge().';
+grant execute on function private.undo_merge(uuid, uuid) to authenticated, service_role;
+
+create function public.undo_merge(merge_id uuid, organization_id uuid default public.user_organization_id())
+returns public.contact_merges
+language plpgsql
+volatile
+set search_path = ''
+as $$
+begin
+  return private.undo_merge(merge_id, organization_id);
+end;
+$$;
+comment on function public.undo_merge(uuid, uuid) is
+  'Takes two merged contacts apart: every row that came from the merged one and is still with the kept one goes back, and every field that is still as the merge left it. What came since stays with the kept one (but an animal''s appointments stay with the animal). Admins and up. Errors: not_allowed, merge_not_found, merge_not_undoable.';
+grant execute on function public.undo_merge(uuid, uuid) to authenticated, service_role;
