@@ -11,7 +11,6 @@ import {
   type Booking,
   blocksOn,
   candidateStarts,
-  dayAfter,
   freeSlots,
   instantOf,
   instantsOf,
@@ -20,10 +19,11 @@ import {
   minuteOf,
   type Question,
   type Slot,
+  slotAt,
   wallTime,
   type WorkingHours,
 } from '../support/availability-reference.ts'
-import { randomAgenda, type Scene, scenes } from '../support/random-agendas.ts'
+import { randomAgenda, scenes, upcomingScenes } from '../support/random-agendas.ts'
 import { runningStack } from '../support/running-stack.ts'
 import { seeded, testSeed } from '../support/seeded.ts'
 
@@ -352,9 +352,21 @@ function asSlot({ start_time, end_time, professional_id, professional_name, loca
 
 /** Within a transaction whose end is that nothing happened. */
 async function undone<Value>(within: (tx: postgres.TransactionSql) => Promise<Value>): Promise<Value> {
+  return await takenBack(within, (tried) => sql.begin(tried))
+}
+
+/** The same for a part of a transaction. */
+async function undoneWithin<Value>(tx: postgres.TransactionSql, within: (tx: postgres.TransactionSql) => Promise<Value>): Promise<Value> {
+  return await takenBack(within, (tried) => tx.savepoint(tried))
+}
+
+async function takenBack<Value>(
+  within: (tx: postgres.TransactionSql) => Promise<Value>,
+  begin: (tried: (tx: postgres.TransactionSql) => Promise<never>) => Promise<unknown>,
+): Promise<Value> {
   const rollback = new Error('Nothing happened.')
   let value: { is: Value } | undefined
-  await sql.begin(async (tx) => {
+  await begin(async (tx) => {
     value = { is: await within(tx) }
     throw rollback
   }).catch((error: unknown) => {
@@ -463,3 +475,135 @@ test(`of ${AGENDAS * QUESTIONS} questions the database answers each as the refer
   expect(none).toBeGreaterThan(AGENDAS * QUESTIONS / 20)
   expect(slots).toBeGreaterThan(AGENDAS * QUESTIONS)
 })
+
+// Booking -----------------------------------------------------------------------------------------------------------------
+
+/** What is asked for can never be had. */
+function refusal({ services, professionals, professional_services, locations }: Agenda, question: Question): string | null {
+  const { service_id, professional_id, location_id } = question
+  if (!services.some(({ id, is_active }) => id === service_id && is_active)) return 'BL500'
+  const gives = professional_services.some((one) => one.service_id === service_id && one.professional_id === professional_id)
+  const works = professionals.some(({ id, is_active }) => id === professional_id && is_active)
+  if (professional_id !== null && !(gives && works)) return 'BL507'
+  if (location_id !== null && !locations.some(({ id, is_active }) => id === location_id && is_active)) return 'BL512'
+  return null
+}
+
+/** What it answers, and the code when it refuses; then nothing has happened. */
+async function outcome<Row>(
+  tx: postgres.TransactionSql,
+  call: (within: postgres.TransactionSql) => PromiseLike<Row[]>,
+): Promise<{ rows: Row[] } | { refused: string }> {
+  try {
+    let rows: Row[] = []
+    await tx.savepoint(async (within) => void (rows = [...await call(within)]))
+    return { rows }
+  } catch (error) {
+    if (error instanceof postgres.PostgresError && error.code.startsWith('BL')) return { refused: error.code }
+    throw error
+  }
+}
+
+interface BookingRow extends Omit<Booking, 'start_time' | 'end_time' | 'blocked_until' | 'hold_expires_at'> {
+  start_time: Date
+  end_time: Date
+  blocked_until: Date
+  booking_date: string
+}
+
+test(`what is offered can be booked, and what cannot be booked is not offered (BALCAO_TEST_SEED=${seed})`, async () => {
+  const random = seeded(seed)
+  const [clock] = await sql<{ now: Date }[]>`select now()`
+  const upcoming = upcomingScenes(minuteOf((clock?.now ?? new Date()).toISOString()))
+  const count = { booked: 0, refused: 0, neverHad: 0 }
+  for (let index = 0; index < BOOKED_AGENDAS; index++) {
+    const scene = upcoming[index % upcoming.length]
+    if (scene === undefined) throw new Error('There are no scenes.')
+    await undone(async (tx) => {
+      const [{ now } = { now: new Date() }] = await tx<{ now: Date }[]>`select now()`
+      const { agenda, questions } = randomAgenda(random, scene, 2, minuteOf(now.toISOString()))
+      const [organization, contact] = [randomUUID(), randomUUID()]
+      await store(tx, organization, contact, agenda)
+      await tx`select set_config('request.jwt.claims', '{"role": "service_role"}', true), set_config('role', 'service_role', true)`
+      const slotsOf = (question: Question, within: postgres.TransactionSql) =>
+        within<SlotRow[]>`
+          select * from public.get_available_slots(
+            ${question.service_id}, ${question.from_time}, ${question.to_time}, ${question.professional_id},
+            ${question.location_id}, ${organization})`
+      const book = ({ service_id }: Question, start: string, { professional_id, location_id }: Pick<Slot, 'professional_id' | 'location_id'>) =>
+        (within: postgres.TransactionSql) =>
+          within<BookingRow[]>`
+            select b.*, b.booking_date::text as booking_date
+            from public.create_booking(
+              contact_id => ${contact}, service_id => ${service_id}, start_time => ${start},
+              professional_id => ${professional_id}, location_id => ${location_id}, organization_id => ${organization}) b`
+
+      for (const question of questions) {
+        const told = () => `Agenda ${index} of BALCAO_TEST_SEED=${seed} at ${scene.timezone}\n${report(agenda, question, [], [])}`
+        const never = refusal(agenda, question)
+        const answer = await outcome(tx, (within) => slotsOf(question, within))
+        if (never !== null) {
+          expect([answer, await outcome(tx, book(question, question.from_time, question))], told()).toEqual([{ refused: never }, { refused: never }])
+          count.neverHad++
+          continue
+        }
+        const free = freeSlots(agenda, question)
+        const offered = 'rows' in answer ? answer.rows.map(asSlot) : answer
+        expect(offered, told()).toEqual(free)
+
+        // Some that are offered, some that are not, and some between.
+        const some = (starts: string[], most: number) => Array.from({ length: Math.min(most, starts.length) }, () => starts[random(starts.length)] ?? '')
+        const isOffered = new Set(free.map(({ start_time }) => start_time))
+        const candidates = candidateStarts(agenda, question)
+        const starts = [
+          ...some([...isOffered], 3),
+          ...some(candidates.filter((start) => !isOffered.has(start)), 3),
+          ...some(candidates.map((start) => isoOf(minuteOf(start) + 1 + random(20))), 1),
+        ]
+        for (const start of starts) {
+          const expected = slotAt(agenda, question, start)
+          if (isOffered.has(start)) expect(expected, told()).not.toBeNull()
+          if (expected === null) {
+            expect(await outcome(tx, book(question, start, question)), `${start}\n${told()}`).toEqual({ refused: 'BL501' })
+            count.refused++
+            continue
+          }
+          const { start_time, end_time, professional_id, location_id, timezone } = expected
+          // By the name of the slot, or by whatever was asked for.
+          const wanted = chosen(random(2) === 0 ? expected : question)
+          await undoneWithin(tx, async (within) => {
+            const result = await outcome(within, book(question, start, wanted))
+            const [booking] = 'rows' in result ? result.rows : []
+            expect(booking ?? result, `${start}\n${told()}`).toMatchObject({
+              start_time: new Date(start_time),
+              end_time: new Date(end_time),
+              professional_id,
+              location_id,
+              booking_date: localDate(timezone, minuteOf(start_time)),
+              status: 'scheduled',
+            })
+            if (booking === undefined) return
+            const written = {
+              ...booking,
+              start_time: booking.start_time.toISOString(),
+              end_time: booking.end_time.toISOString(),
+              blocked_until: booking.blocked_until.toISOString(),
+              hold_expires_at: null,
+            }
+            // Nor is it offered any more.
+            const left = (await slotsOf(question, within)).map(asSlot)
+            expect(left, `${start}\n${told()}`).toEqual(freeSlots({ ...agenda, bookings: [...agenda.bookings, written] }, question))
+          })
+          count.booked++
+        }
+      }
+    })
+  }
+  expect(count.booked).toBeGreaterThan(BOOKED_AGENDAS)
+  expect(count.refused).toBeGreaterThan(BOOKED_AGENDAS / 2)
+  expect(count.neverHad).toBeGreaterThan(0)
+})
+
+function chosen({ professional_id, location_id }: Pick<Slot, 'professional_id' | 'location_id'>): Pick<Slot, 'professional_id' | 'location_id'> {
+  return { professional_id, location_id }
+}

@@ -332,12 +332,11 @@ interface FreeDesk {
   seatsLeft: number
 }
 
-function freeAt(desk: Desk, service: Service, question: Question): FreeDesk[] {
+function freeAt(desk: Desk, service: Service, question: Question, starts: Minute[]): FreeDesk[] {
   const open = openMinutes(desk)
   const taken = seatsTaken(desk)
-  return startsOf(desk, service)
+  return starts
     .filter((start) => start > minuteOf(question.at))
-    .filter((start) => minuteOf(question.from_time) <= start && start < minuteOf(question.to_time))
     .filter((start) => minutesFrom(start, service.duration_minutes).every((minute) => open.has(minute)))
     .map((start) => {
       const blocked = minutesFrom(start, service.duration_minutes + service.buffer_minutes)
@@ -363,11 +362,9 @@ function compareIds(one: string | null, other: string | null): number {
   return one < other ? -1 : 1
 }
 
-export function freeSlots(agenda: Agenda, question: Question): Slot[] {
-  const service = agenda.services.find(({ id }) => id === question.service_id)
-  if (service === undefined || !service.is_active) return []
-  const free = desksOf(agenda, service, question)
-    .flatMap((desk) => freeAt(desk, service, question))
+/** By start; then the one who is to get it first. */
+function inOrder(agenda: Agenda, free: FreeDesk[]): FreeDesk[] {
+  return free
     .map((one) => ({ ...one, busy: bookedMinutes(agenda, one.desk, localDate(one.desk.timezone, one.start)) }))
     .sort((one, other) =>
       one.start - other.start ||
@@ -376,26 +373,53 @@ export function freeSlots(agenda: Agenda, question: Question): Slot[] {
       compareIds(one.desk.professional?.id ?? null, other.desk.professional?.id ?? null) ||
       compareIds(one.desk.location?.id ?? null, other.desk.location?.id ?? null)
     )
-  return free
-    .filter(({ desk, start }, index) => desk.professional === null || free[index - 1]?.start !== start)
-    .map(({ desk: { professional, location, timezone }, start, seatsLeft }) => ({
-      start_time: isoOf(start),
-      end_time: isoOf(start + service.duration_minutes),
-      professional_id: professional?.id ?? null,
-      professional_name: professional?.name ?? null,
-      location_id: location?.id ?? null,
-      timezone,
-      seats_left: seatsLeft,
-    }))
+}
+
+function slotOf({ desk: { professional, location, timezone }, start, seatsLeft }: FreeDesk, service: Service): Slot {
+  return {
+    start_time: isoOf(start),
+    end_time: isoOf(start + service.duration_minutes),
+    professional_id: professional?.id ?? null,
+    professional_name: professional?.name ?? null,
+    location_id: location?.id ?? null,
+    timezone,
+    seats_left: seatsLeft,
+  }
+}
+
+function activeService(agenda: Agenda, { service_id }: Question): Service | null {
+  return agenda.services.find(({ id, is_active }) => id === service_id && is_active) ?? null
+}
+
+function isAskedFor({ from_time, to_time }: Question, start: Minute): boolean {
+  return minuteOf(from_time) <= start && start < minuteOf(to_time)
+}
+
+/** What is offered. */
+export function freeSlots(agenda: Agenda, question: Question): Slot[] {
+  const service = activeService(agenda, question)
+  if (service === null) return []
+  const free = desksOf(agenda, service, question).flatMap((desk) =>
+    freeAt(desk, service, question, startsOf(desk, service).filter((start) => isAskedFor(question, start)))
+  )
+  return inOrder(agenda, free)
+    .filter(({ desk, start }, index, all) => desk.professional === null || all[index - 1]?.start !== start)
+    .map((one) => slotOf(one, service))
+}
+
+/** What somebody gets who wants to begin at one moment, be that offered or not. */
+export function slotAt(agenda: Agenda, question: Question, start: string): Slot | null {
+  const service = activeService(agenda, question)
+  if (service === null) return null
+  const free = desksOf(agenda, service, question).flatMap((desk) => freeAt(desk, service, question, [minuteOf(start)]))
+  const [first] = inOrder(agenda, free)
+  return first === undefined ? null : slotOf(first, service)
 }
 
 /** Where slots could begin if nothing were taken, closed or over. */
 export function candidateStarts(agenda: Agenda, question: Question): string[] {
-  const service = agenda.services.find(({ id }) => id === question.service_id)
-  if (service === undefined) return []
-  const starts = desksOf(agenda, service, question).flatMap((desk) => startsOf(desk, service))
-  return [...new Set(starts)]
-    .filter((start) => minuteOf(question.from_time) <= start && start < minuteOf(question.to_time))
-    .sort((one, other) => one - other)
-    .map(isoOf)
+  const service = activeService(agenda, question)
+  if (service === null) return []
+  const starts = new Set(desksOf(agenda, service, question).flatMap((desk) => startsOf(desk, service)))
+  return [...starts].filter((start) => isAskedFor(question, start)).sort((one, other) => one - other).map(isoOf)
 }

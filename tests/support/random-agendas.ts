@@ -8,6 +8,7 @@ import {
   dayAfter,
   instantOf,
   isoOf,
+  localDate,
   type Location,
   type Minute,
   minuteOf,
@@ -46,6 +47,17 @@ export const scenes: Scene[] = [
   { timezone: 'Pacific/Apia', day: '2011-12-30' },
 ]
 
+/** The next change of clocks in each of their zones, where slots can still be booked; any day where there is none. */
+export function upcomingScenes(now: Minute): Scene[] {
+  return [...new Set(scenes.map(({ timezone }) => timezone))].map((timezone) => {
+    const first = localDate(timezone, now + 7 * DAY)
+    const days = Array.from({ length: 366 }, (_, index) => dayAfter(first, index))
+    const isChange = (day: string) =>
+      instantOf(timezone, `${dayAfter(day)} 00:00`) - instantOf(timezone, `${day} 00:00`) !== DAY
+    return { timezone, day: days.find(isChange) ?? first }
+  })
+}
+
 const DAY = 24 * 60
 
 export interface RandomAgenda {
@@ -82,10 +94,16 @@ export function randomAgenda(random: Random, scene: Scene, questionCount: number
       { starts_at: '08:00', ends_at: '12:00' },
       { starts_at: '13:00', ends_at: '18:00' },
       { starts_at: '22:00', ends_at: '00:00' },
+      { starts_at: '22:00', ends_at: '24:00' },
+      { starts_at: '00:00', ends_at: '24:00' },
       { starts_at: '00:00', ends_at: '02:00' },
       { starts_at: '22:00', ends_at: '06:00' },
       { starts_at: '00:00', ends_at: '23:59' },
+      // Where clocks are changed.
       { starts_at: '02:00', ends_at: '02:30' },
+      { starts_at: '01:30', ends_at: '05:00' },
+      { starts_at: '20:00', ends_at: '01:30' },
+      { starts_at: '23:30', ends_at: '03:00' },
     ])
     const [starts_at, ends_at] = [aClock(), aClock()]
     return starts_at === ends_at ? hours() : { starts_at, ends_at }
@@ -126,14 +144,13 @@ export function randomAgenda(random: Random, scene: Scene, questionCount: number
   const aDate = () => dayAfter(scene.day, random(9) - 4)
   const someHours = (professional: Professional): WorkingHours[] =>
     times(2 + random(12), () => {
-      const block = chance(10) ? { starts_at: pick(['00:00', '22:00', aClock()]), ends_at: '24:00' } : hours()
       const [valid_from, valid_until] = [aDate(), aDate()].sort()
       return {
         professional_id: professional.id,
         location_id: chance(60) ? null : aLocation(),
         // Where clocks are changed nobody has the day off.
         weekday: chance(60) ? new Date(`${dayAfter(scene.day, random(3) - 1)}T00:00Z`).getUTCDay() : random(7),
-        ...block,
+        ...hours(),
         valid_from: chance(80) ? null : valid_from ?? null,
         valid_until: chance(80) ? null : valid_until ?? null,
       }
@@ -155,7 +172,7 @@ export function randomAgenda(random: Random, scene: Scene, questionCount: number
     for (let count = random(10); count > 0; count--) {
       const gives = professional_services.filter(({ service_id }) => service_id === service.id)
       // A few from before: for a service that somebody else gives now, or nobody.
-      const professional_id = (gives.length === 0 && chance(95)) || chance(5)
+      const professional_id = (gives.length === 0 && chance(80)) || chance(5)
         ? null
         : (chance(90) ? oneOf(gives) : null)?.professional_id ?? oneOf(professionals)?.id ?? null
       // Seats are only used up where several are taken at once.
@@ -182,6 +199,11 @@ export function randomAgenda(random: Random, scene: Scene, questionCount: number
     }
   }
 
+  // Often the very one at which a hold ends or a slot begins, or a second from it.
+  const aMoment = (): Minute => {
+    const holdEnds = oneOf(bookings)?.hold_expires_at ?? null
+    return (holdEnds !== null && chance(50) ? minuteOf(holdEnds) : aMinute()) + pick([0, 0, 1 / 60, -1 / 60])
+  }
   const questions = times(questionCount, () => {
     const from = chance(50) ? middle - pick([DAY, 6 * 60, 0]) : aMinute()
     const until = from + pick([1, 60, 6 * 60, DAY, DAY, 2 * DAY, 2 * DAY, 4 * DAY])
@@ -191,8 +213,7 @@ export function randomAgenda(random: Random, scene: Scene, questionCount: number
       to_time: isoOf(until),
       professional_id: chance(85) ? null : chance(95) ? oneOf(professionals)?.id ?? null : id(),
       location_id: chance(85) ? null : chance(95) ? aLocation() : id(),
-      // A second after a slot began, and in the very moment too.
-      at: isoOf(now ?? (chance(60) ? middle - 5 * DAY : aMinute() + pick([0, 0, 1 / 60, -1 / 60]))),
+      at: isoOf(now ?? (chance(60) ? middle - 5 * DAY : aMoment())),
     }
   })
 
