@@ -309,14 +309,14 @@ set search_path = ''
 as $$
 declare
   organization public.organizations;
-  month date;
+  its_month date;
 begin
   new.contact_id := private.surviving_contact(new.organization_id, new.contact_id);
   -- Shared: a plan does not change between our reading it and our commit. Who changes it waits for the leads that are
   -- on their way and then sees them all; who comes after that reads the new plan.
   select o.* into organization from public.organizations o where o.id = new.organization_id for share;
-  month := private.month_of(new.created_at, organization.timezone);
-  new.over_limit := private.lock_lead_usage(new.organization_id, month) >= (
+  its_month := private.month_of(new.created_at, organization.timezone);
+  new.over_limit := private.lock_lead_usage(new.organization_id, its_month) >= (
     select f.leads_per_month
     from private.plan_features f
     where f.plan_type = private.effective_plan(new.organization_id)
@@ -332,7 +332,7 @@ begin
   ) then
     update private.lead_usage u
     set used = u.used + 1
-    where u.organization_id = new.organization_id and u.month = tg_leads__take_place.month;
+    where u.organization_id = new.organization_id and u.month = its_month;
   end if;
   return new;
 end;

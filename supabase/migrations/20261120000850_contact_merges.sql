@@ -66,7 +66,9 @@ create table private.contact_merge_changes (
   after jsonb not null,
   constraint contact_merge_changes_pkey primary key (organization_id, merge_id, position),
   constraint contact_merge_changes_merge_id_fkey foreign key (organization_id, merge_id)
-    references public.contact_merges (organization_id, id) on delete cascade
+    references public.contact_merges (organization_id, id) on delete cascade,
+  constraint contact_merge_changes_before_is_object_check check (jsonb_typeof(before) = 'object'),
+  constraint contact_merge_changes_after_is_object_check check (jsonb_typeof(after) = 'object')
 );
 comment on table private.contact_merge_changes is 'What a merge did: some columns of some rows were "before" and became "after".';
 comment on column private.contact_merge_changes.is_move is 'The rows name another contact now; else something of a row was changed so that they could, or to tell what the other one knew.';
