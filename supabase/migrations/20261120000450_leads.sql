@@ -178,6 +178,7 @@ as $$
   end::public.lead_status[]
 $$;
 comment on function private.next_lead_statuses(public.lead_status) is 'What may follow a status; fechado is final.';
+grant execute on function private.next_lead_statuses(public.lead_status) to authenticated, service_role;
 
 create function private.tg_leads__change_status()
 returns trigger
