@@ -27,9 +27,9 @@ import { randomAgenda, scenes, upcomingScenes } from '../support/random-agendas.
 import { runningStack } from '../support/running-stack.ts'
 import { seeded, testSeed } from '../support/seeded.ts'
 
-const AGENDAS = 300
+const AGENDAS = 260
 const QUESTIONS = 8
-const BOOKED_AGENDAS = 60
+const BOOKED_AGENDAS = 90
 const SERVICE = '10000000-0000-4000-8000-000000000000'
 const ANA = '20000000-0000-4000-8000-000000000000'
 const BIA = '20000000-0000-4000-8000-000000000001'
@@ -474,7 +474,7 @@ test(`of ${AGENDAS * QUESTIONS} questions the database answers each as the refer
   expect(some).toBeGreaterThan(AGENDAS * QUESTIONS / 4)
   expect(none).toBeGreaterThan(AGENDAS * QUESTIONS / 20)
   expect(slots).toBeGreaterThan(AGENDAS * QUESTIONS)
-})
+}, 240_000)
 
 // Booking -----------------------------------------------------------------------------------------------------------------
 
@@ -509,13 +509,14 @@ interface BookingRow extends Omit<Booking, 'start_time' | 'end_time' | 'blocked_
   end_time: Date
   blocked_until: Date
   booking_date: string
+  id: string
 }
 
 test(`what is offered can be booked, and what cannot be booked is not offered (BALCAO_TEST_SEED=${seed})`, async () => {
   const random = seeded(seed)
   const [clock] = await sql<{ now: Date }[]>`select now()`
   const upcoming = upcomingScenes(minuteOf((clock?.now ?? new Date()).toISOString()))
-  const count = { booked: 0, refused: 0, neverHad: 0 }
+  const count = { booked: 0, moved: 0, refused: 0, neverHad: 0 }
   for (let index = 0; index < BOOKED_AGENDAS; index++) {
     const scene = upcoming[index % upcoming.length]
     if (scene === undefined) throw new Error('There are no scenes.')
@@ -538,6 +539,14 @@ test(`what is offered can be booked, and what cannot be booked is not offered (B
               contact_id => ${contact}, service_id => ${service_id}, start_time => ${start},
               professional_id => ${professional_id}, location_id => ${location_id}, organization_id => ${organization}) b`
 
+      const reschedule = ({ id }: BookingRow, start: string, { professional_id, location_id }: Pick<Slot, 'professional_id' | 'location_id'>) =>
+        (within: postgres.TransactionSql) =>
+          within<BookingRow[]>`
+            select b.*, b.booking_date::text as booking_date
+            from public.reschedule_booking(
+              id => ${id}, start_time => ${start}, professional_id => ${professional_id}, location_id => ${location_id},
+              organization_id => ${organization}) b`
+
       for (const question of questions) {
         const told = () => `Agenda ${index} of BALCAO_TEST_SEED=${seed} at ${scene.timezone}\n${report(agenda, question, [], [])}`
         const never = refusal(agenda, question)
@@ -551,12 +560,30 @@ test(`what is offered can be booked, and what cannot be booked is not offered (B
         const offered = 'rows' in answer ? answer.rows.map(asSlot) : answer
         expect(offered, told()).toEqual(free)
 
+        const buffer = (agenda.services.find(({ id }) => id === question.service_id)?.buffer_minutes ?? NaN) * 60_000
+        const expectLeft = async (within: postgres.TransactionSql, booking: BookingRow, how: string) => {
+          const written = {
+            ...booking,
+            start_time: booking.start_time.toISOString(),
+            end_time: booking.end_time.toISOString(),
+            blocked_until: booking.blocked_until.toISOString(),
+            hold_expires_at: null,
+          }
+          const left = (await slotsOf(question, within)).map(asSlot)
+          expect(left, how).toEqual(freeSlots({ ...agenda, bookings: [...agenda.bookings, written] }, question))
+        }
+
         // Some that are offered, some that are not, and some between.
         const some = (starts: string[], most: number) => Array.from({ length: Math.min(most, starts.length) }, () => starts[random(starts.length)] ?? '')
         const isOffered = new Set(free.map(({ start_time }) => start_time))
         const candidates = candidateStarts(agenda, question)
+        // Where somebody else is taken.
+        const contested = free.filter(({ start_time, end_time }) =>
+          agenda.bookings.some((other) => minuteOf(other.start_time) < minuteOf(end_time) + 60 && minuteOf(start_time) < minuteOf(other.blocked_until))
+        )
         const starts = [
-          ...some([...isOffered], 3),
+          ...some(contested.map(({ start_time }) => start_time), 3),
+          ...some([...isOffered], 1),
           ...some(candidates.filter((start) => !isOffered.has(start)), 3),
           ...some(candidates.map((start) => isoOf(minuteOf(start) + 1 + random(20))), 1),
         ]
@@ -577,32 +604,48 @@ test(`what is offered can be booked, and what cannot be booked is not offered (B
             expect(booking ?? result, `${start}\n${told()}`).toMatchObject({
               start_time: new Date(start_time),
               end_time: new Date(end_time),
+              blocked_until: new Date(Date.parse(end_time) + buffer),
               professional_id,
               location_id,
               booking_date: localDate(timezone, minuteOf(start_time)),
               status: 'scheduled',
             })
             if (booking === undefined) return
-            const written = {
-              ...booking,
-              start_time: booking.start_time.toISOString(),
-              end_time: booking.end_time.toISOString(),
-              blocked_until: booking.blocked_until.toISOString(),
-              hold_expires_at: null,
+            await expectLeft(within, booking, `${start}\n${told()}`)
+            count.booked++
+
+            // It is in nobody's way when it moves itself, though it may overlap where it was.
+            const [other = start] = some(candidates, 1)
+            if (other === start) return
+            const target = slotAt(agenda, { ...question, professional_id, location_id }, other)
+            const move = await outcome(within, reschedule(booking, other, { professional_id, location_id }))
+            const how = `${start}, moved to ${other}\n${told()}`
+            if (target === null) {
+              expect(move, how).toEqual({ refused: 'BL501' })
+              return
             }
-            // Nor is it offered any more.
-            const left = (await slotsOf(question, within)).map(asSlot)
-            expect(left, `${start}\n${told()}`).toEqual(freeSlots({ ...agenda, bookings: [...agenda.bookings, written] }, question))
+            const [moved] = 'rows' in move ? move.rows : []
+            expect(moved ?? move, how).toMatchObject({
+              start_time: new Date(target.start_time),
+              end_time: new Date(target.end_time),
+              blocked_until: new Date(Date.parse(target.end_time) + buffer),
+              professional_id: target.professional_id,
+              location_id: target.location_id,
+              booking_date: localDate(target.timezone, minuteOf(other)),
+            })
+            if (moved === undefined) return
+            await expectLeft(within, moved, how)
+            count.moved++
           })
-          count.booked++
         }
       }
     })
   }
   expect(count.booked).toBeGreaterThan(BOOKED_AGENDAS)
+  expect(count.moved).toBeGreaterThan(BOOKED_AGENDAS / 4)
   expect(count.refused).toBeGreaterThan(BOOKED_AGENDAS / 2)
   expect(count.neverHad).toBeGreaterThan(0)
-})
+}, 240_000)
 
 function chosen({ professional_id, location_id }: Pick<Slot, 'professional_id' | 'location_id'>): Pick<Slot, 'professional_id' | 'location_id'> {
   return { professional_id, location_id }

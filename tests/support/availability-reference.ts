@@ -108,9 +108,10 @@ export function isoOf(minute: Minute): string {
 
 const clocks = new Map<string, Intl.DateTimeFormat>()
 
-/** What a clock on a wall shows: 2026-03-08 01:59. */
-export function wallTime(timezone: string, instant: Minute): string {
-  const clock = clocks.get(timezone) ?? new Intl.DateTimeFormat('en-CA', {
+function clockOf(timezone: string): Intl.DateTimeFormat {
+  const known = clocks.get(timezone)
+  if (known !== undefined) return known
+  const clock = new Intl.DateTimeFormat('en-CA', {
     timeZone: timezone,
     hourCycle: 'h23',
     year: 'numeric',
@@ -120,7 +121,12 @@ export function wallTime(timezone: string, instant: Minute): string {
     minute: '2-digit',
   })
   clocks.set(timezone, clock)
-  return clock.format(instant * 60_000).replace(',', '')
+  return clock
+}
+
+/** What a clock on a wall shows: 2026-03-08 01:59. */
+export function wallTime(timezone: string, instant: Minute): string {
+  return clockOf(timezone).format(instant * 60_000).replace(',', '')
 }
 
 export function localDate(timezone: string, instant: Minute): string {
@@ -154,11 +160,11 @@ export function instantOf(timezone: string, wall: string): Minute {
 }
 
 function wallBefore(wall: string, minutes: number): string {
-  return wallTime('UTC', minuteOf(`${wall.replace(' ', 'T')}Z`) - minutes)
+  return isoOf(minuteOf(`${wall.replace(' ', 'T')}Z`) - minutes).slice(0, 16).replace('T', ' ')
 }
 
 export function dayAfter(date: string, days = 1): string {
-  return localDate('UTC', minuteOf(`${date}T00:00Z`) + days * 24 * 60)
+  return isoOf(minuteOf(`${date}T00:00Z`) + days * 24 * 60).slice(0, 10)
 }
 
 /** 0 = Sunday. */

@@ -47,15 +47,15 @@ export const scenes: Scene[] = [
   { timezone: 'Pacific/Apia', day: '2011-12-30' },
 ]
 
-/** The next change of clocks in each of their zones, where slots can still be booked; any day where there is none. */
+/** Today, some of which is over, and in each of their zones the next change of clocks, or any day where there is none. */
 export function upcomingScenes(now: Minute): Scene[] {
-  return [...new Set(scenes.map(({ timezone }) => timezone))].map((timezone) => {
+  const changes = [...new Set(scenes.map(({ timezone }) => timezone))].map((timezone) => {
     const first = localDate(timezone, now + 7 * DAY)
     const days = Array.from({ length: 366 }, (_, index) => dayAfter(first, index))
-    const isChange = (day: string) =>
-      instantOf(timezone, `${dayAfter(day)} 00:00`) - instantOf(timezone, `${day} 00:00`) !== DAY
+    const isChange = (day: string) => instantOf(timezone, `${dayAfter(day)} 00:00`) - instantOf(timezone, `${day} 00:00`) !== DAY
     return { timezone, day: days.find(isChange) ?? first }
   })
+  return [{ timezone: 'America/Sao_Paulo', day: localDate('America/Sao_Paulo', now) }, ...changes]
 }
 
 const DAY = 24 * 60
@@ -191,7 +191,9 @@ export function randomAgenda(random: Random, scene: Scene, questionCount: number
         // The buffer that the service had then.
         blocked_until: isoOf(end + (chance(70) ? service.buffer_minutes : pick([0, 5, 30]))),
         status,
-        hold_expires_at: status === 'hold' ? isoOf(now === null ? aMinute() : Math.floor(now) + pick([-30, -1, 5, 30])) : null,
+        hold_expires_at: status !== 'hold'
+          ? null
+          : isoOf(now === null ? start - pick([-15, 30, 60, 6 * 60, DAY]) : Math.floor(now) + pick([-30, -1, 5, 30])),
         is_offer: status === 'hold' && chance(40),
       }
       // The table's own constraint allows no two of one professional, not even holds that are over.
