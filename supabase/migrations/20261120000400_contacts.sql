@@ -148,12 +148,11 @@ begin
       perform private.raise_error('BL402', 'contact_not_found', 'This organization has no such contact',
         jsonb_build_object('contact_id', contact_id));
     end if;
-    -- Only the survivor is locked: both would have to be in the order of their ids.
     perform
     from public.contacts p
     where p.organization_id = surviving_contact.organization_id and p.id = survivor
     for key share;
-    -- Merged, or taken apart, before we had the lock? Then look again.
+    -- Merged, or taken apart, before we had the lock? Then look again; who merges knows that we may hold this one.
     exit when exists (
       select
       from public.contacts p
@@ -249,3 +248,25 @@ grant select, insert, update, delete on public.pets to authenticated, service_ro
 create trigger pets_100_touch_updated_at
   before update on public.pets
   for each row execute function private.tg_touch_updated_at();
+
+create function private.tg_pets__find_survivor()
+returns trigger
+language plpgsql
+volatile
+security definer -- whoever adds an animal may not be allowed to lock contacts, and does not see merged ones
+set search_path = ''
+as $$
+begin
+  -- Whether there is such a contact only he learns who may add an animal: from the foreign key, after the policies.
+  if exists (
+    select from public.contacts p where p.organization_id = new.organization_id and p.id = new.contact_id
+  ) then
+    new.contact_id := private.surviving_contact(new.organization_id, new.contact_id);
+  end if;
+  return new;
+end;
+$$;
+comment on function private.tg_pets__find_survivor() is 'Trigger: a merged contact''s animal is the survivor''s.';
+create trigger pets_500_find_survivor
+  before insert on public.pets
+  for each row execute function private.tg_pets__find_survivor();

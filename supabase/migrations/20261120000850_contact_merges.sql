@@ -4,9 +4,10 @@
 -- its number (unless the other one had none), so that a message from it finds the other. What was changed is written
 -- down as it was and as it became; undoing puts back what still is as the merge made it, and leaves the rest alone.
 --
--- Locks: both contacts in the order of their ids, for update: nobody writes a row that names one of them meanwhile. Who
--- wanted to goes on when the merge is there, and looks again (private.surviving_contact, lock_contacts,
--- lock_contact_of_conversation).
+-- Locks: while two contacts are merged or taken apart nobody writes a row that names one of them. Who wanted to waits
+-- for the contact's row, finds it merged, and looks for the other one (private.surviving_contact, lock_contacts,
+-- lock_contact_of_conversation). He still holds the merged one's row then: so whoever merges or undoes locks merged ones
+-- before those that stand; and an organization does one merge at a time.
 
 -- contact_merges --------------------------------------------------------------------------------------------------
 
@@ -364,6 +365,29 @@ $$;
 comment on function private.merge_conflicting_waiting_list(public.contact_merges) is
   'One person stands in a line once: the place that has not been offered anything is given up.';
 
+create function private.lock_contacts_to_merge(organization_id uuid, contact_ids uuid[])
+returns void
+language plpgsql
+volatile
+set search_path = ''
+as $$
+begin
+  perform pg_advisory_xact_lock(hashtextextended('contact_merges:' || organization_id, 0));
+  perform
+  from public.contacts p
+  where p.organization_id = lock_contacts_to_merge.organization_id and p.merged_into_id = any (contact_ids)
+  order by p.id
+  for update;
+  perform
+  from public.contacts p
+  where p.organization_id = lock_contacts_to_merge.organization_id and p.id = any (contact_ids)
+  order by p.id
+  for update;
+end;
+$$;
+comment on function private.lock_contacts_to_merge(uuid, uuid[]) is
+  'Until the transaction ends nobody else merges contacts of this organization, or writes a row that names one of these.';
+
 -- merge_contacts --------------------------------------------------------------------------------------------------
 
 create function private.merge_contacts(keep_contact_id uuid, merge_contact_id uuid, organization_id uuid)
@@ -385,11 +409,7 @@ begin
     perform private.raise_error('BL405', 'cannot_merge', 'A contact cannot be merged with itself',
       '{"reason": "same_contact"}');
   end if;
-  perform
-  from public.contacts p
-  where p.organization_id = merge_contacts.organization_id and p.id in (keep_contact_id, merge_contact_id)
-  order by p.id
-  for update;
+  perform private.lock_contacts_to_merge(organization_id, array[keep_contact_id, merge_contact_id]);
   select p.* into kept
   from public.contacts p
   where p.organization_id = merge_contacts.organization_id and p.id = keep_contact_id;
@@ -527,13 +547,11 @@ begin
   if not found then
     perform private.raise_error('BL406', 'merge_not_found', 'This organization has no such merge');
   end if;
-  -- The one that is seen before the one that is not, as whoever takes over a number.
-  perform from public.contacts p where p.organization_id = merge.organization_id and p.id = merge.kept_contact_id for update;
-  perform from public.contacts p where p.organization_id = merge.organization_id and p.id = merge.merged_contact_id for update;
+  perform private.lock_contacts_to_merge(organization_id, array[merge.kept_contact_id, merge.merged_contact_id]);
   select m.* into merge
   from public.contact_merges m
   where m.organization_id = undo_merge.organization_id and m.id = undo_merge.merge_id
-  for update;
+  for no key update;
   if not found then
     perform private.raise_error('BL406', 'merge_not_found', 'This organization has no such merge');
   end if;

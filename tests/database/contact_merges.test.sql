@@ -1,7 +1,7 @@
 -- Two contacts turn out to be one person; and then perhaps not.
 begin;
 alter default privileges grant execute on functions to public;
-select plan(95);
+select plan(96);
 
 select tests.a_tenant('clinic');
 select tests.a_tenant('petshop');
@@ -274,6 +274,8 @@ insert into ids select 'new lead', (public.create_lead(pg_temp.id('merged'), pg_
 select is(pg_temp.id('new lead'), pg_temp.id('lead ka'), 'who answers as the merged contact answers as the kept one');
 insert into public.leads (organization_id, contact_id, professional_id) values (pg_temp.clinic(), pg_temp.id('merged'), null) on conflict do nothing;
 select is((select count(*) from public.leads l where l.contact_id = pg_temp.id('merged')), 0::bigint, 'not even an import leaves a lead with the merged one');
+insert into public.pets (organization_id, contact_id, name) values (pg_temp.clinic(), pg_temp.id('merged'), 'Luna');
+select is((select p.contact_id from public.pets p where p.name = 'Luna'), pg_temp.id('kept'), 'nor an animal');
 select tests.authenticate_as(tests.the('clinic', 'admin_id'));
 update public.contacts set email = 'new@souza.example' where id = pg_temp.id('kept');
 update public.leads set status = 'fechado' where id = pg_temp.id('lead m0');
