@@ -481,7 +481,7 @@ begin
     (2, 5, 11640, 'contact', null, 'Pago ✅'),
     (2, 5, 11630, 'human', 'read', 'Recebido, obrigada! 🐾'),
     (2, 6, 15900, 'contact', null, 'Tem hotelzinho pro fim do ano?'),
-    (2, 6, 15899, 'ai', 'read', 'Hospedagem ainda não temos, Aline. Durante o dia, a creche funciona até as 19h.'),
+    (2, 6, 15899, 'ai', 'read', 'Hospedagem ainda não temos, Pedro. Durante o dia, a creche funciona até as 19h.'),
     (2, 6, 15880, 'contact', null, 'ok'),
     (3, 1, 75, 'contact', null, 'Olá! Vi o anúncio. Quanto fica um plano pra família?'),
     (3, 1, 75, 'bot', 'read', 'Oi, Camila! 👋 Para comparar direitinho: quantas pessoas e quais as idades?'),
