@@ -57,10 +57,9 @@ comment on column public.leads.last_interaction_at is
 comment on column public.leads.lost_reason is 'Kept only while the lead is lost.';
 create unique index leads_one_per_contact_and_professional_idx
   on public.leads (organization_id, contact_id, professional_id) nulls not distinct where merged_into_id is null;
-comment on index public.leads_one_per_contact_and_professional_idx is
-  'Answering a form twice is one lead. Finds it for create_lead().';
+comment on index public.leads_one_per_contact_and_professional_idx is 'Answering a form twice is one lead.';
 create index leads_contact_id_idx on public.leads (organization_id, contact_id);
-comment on index public.leads_contact_id_idx is 'A contact''s leads: in its page, when a message moves them, when contacts are merged or deleted.';
+comment on index public.leads_contact_id_idx is 'A contact''s leads: in its page, for create_lead(), when a message moves them, when contacts are merged or deleted.';
 create index leads_pipeline_idx on public.leads (organization_id, is_open, created_at desc);
 comment on index public.leads_pipeline_idx is 'The pipeline, and what was won or lost, newest first.';
 create index leads_professional_id_idx on public.leads (organization_id, professional_id, created_at desc)
