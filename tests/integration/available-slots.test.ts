@@ -1,5 +1,5 @@
-// What is free: the database and a slow reference in TypeScript agree, whatever the hours, absences, bookings and zones;
-// what is offered can be booked, and what is not is refused.
+// What is free: the database and a slow reference in TypeScript agree, whatever the hours, absences, bookings and
+// zones; what is offered can be booked, and what is not is refused.
 //
 // The reference is held against days that people worked out by hand first. BALCAO_TEST_SEED repeats the random agendas.
 
@@ -8,8 +8,8 @@ import postgres from 'postgres'
 import { afterAll, describe, expect, test } from 'vitest'
 import {
   type Agenda,
-  type Booking,
   blocksOn,
+  type Booking,
   candidateStarts,
   freeSlots,
   instantOf,
@@ -18,12 +18,13 @@ import {
   localDate,
   minuteOf,
   type Question,
+  type Service,
   type Slot,
   slotAt,
   wallTime,
   type WorkingHours,
 } from '../support/availability-reference.ts'
-import { randomAgenda, scenes, upcomingScenes } from '../support/random-agendas.ts'
+import { randomAgenda, type Scene, scenes, upcomingScenes } from '../support/random-agendas.ts'
 import { runningStack } from '../support/running-stack.ts'
 import { seeded, testSeed } from '../support/seeded.ts'
 
@@ -40,15 +41,26 @@ const seed = testSeed()
 
 afterAll(() => sql.end({ timeout: 1 }))
 
-// By hand ---------------------------------------------------------------------------------------------------------------
+// By hand -------------------------------------------------------------------------------------------------------------
 
 /** Ana gives visits of an hour. */
-function anAgenda(timezone: string, hours: [weekday: number, starts_at: string, ends_at: string][], change: Partial<Agenda> = {}): Agenda {
+function anAgenda(
+  timezone: string,
+  hours: [weekday: number, starts_at: string, ends_at: string][],
+  change: Partial<Agenda> = {},
+): Agenda {
   return {
     timezone,
     operating_hours: {},
     locations: [],
-    services: [{ id: SERVICE, duration_minutes: 60, buffer_minutes: 0, slot_interval_minutes: null, capacity: 1, is_active: true }],
+    services: [{
+      id: SERVICE,
+      duration_minutes: 60,
+      buffer_minutes: 0,
+      slot_interval_minutes: null,
+      capacity: 1,
+      is_active: true,
+    }],
     professionals: [{ id: ANA, name: 'Ana', location_id: null, is_active: true }],
     professional_services: [{ professional_id: ANA, service_id: SERVICE }],
     working_hours: hours.map((block) => someHours(ANA, ...block)),
@@ -64,7 +76,9 @@ function someHours(professional_id: string, weekday: number, starts_at: string, 
 
 /** What a clock there shows at the start of each slot from the one day's midnight to the other's. */
 function startsBetween(agenda: Agenda, from: string, until: string, change: Partial<Question> = {}): string[] {
-  return slotsBetween(agenda, from, until, change).map(({ start_time }) => wallTime(agenda.timezone, minuteOf(start_time)))
+  return slotsBetween(agenda, from, until, change).map(({ start_time }) =>
+    wallTime(agenda.timezone, minuteOf(start_time))
+  )
 }
 
 function slotsBetween(agenda: Agenda, from: string, until: string, change: Partial<Question> = {}): Slot[] {
@@ -124,12 +138,16 @@ describe('the reference, by hand', () => {
   test('an hour that is skipped has no instant, one that comes twice has two', () => {
     expect(instantsOf('America/New_York', '2026-03-08 02:30')).toEqual([])
     expect(instantsOf('America/Sao_Paulo', '2018-11-04 00:00')).toEqual([])
-    expect(instantsOf('America/New_York', '2026-11-01 01:30').map(isoOf)).toEqual(['2026-11-01T05:30:00.000Z', '2026-11-01T06:30:00.000Z'])
+    expect(instantsOf('America/New_York', '2026-11-01 01:30').map(isoOf)).toEqual([
+      '2026-11-01T05:30:00.000Z',
+      '2026-11-01T06:30:00.000Z',
+    ])
     expect(instantsOf('America/Sao_Paulo', '2018-02-17 23:30')).toHaveLength(2)
   })
 
   test('the whole day is 23 hours long when clocks are put forward, 25 when they are put back', () => {
-    const lengthOf = (timezone: string, date: string) => blocksOn(timezone, date, '00:00', '24:00').map(({ from, until }) => (until - from) / 60)
+    const lengthOf = (timezone: string, date: string) =>
+      blocksOn(timezone, date, '00:00', '24:00').map(({ from, until }) => (until - from) / 60)
     expect(lengthOf('America/New_York', '2026-03-08')).toEqual([23])
     expect(lengthOf('America/New_York', '2026-11-01')).toEqual([25])
     expect(lengthOf('Europe/Lisbon', '2026-03-29')).toEqual([23])
@@ -150,7 +168,11 @@ describe('the reference, by hand', () => {
 
   test('a morning with a break, in the usual steps', () => {
     const agenda = anAgenda('America/Sao_Paulo', [[1, '08:00', '10:30'], [1, '11:00', '12:00']])
-    expect(startsBetween(agenda, '2026-06-15', '2026-06-16')).toEqual(['2026-06-15 08:00', '2026-06-15 09:00', '2026-06-15 11:00'])
+    expect(startsBetween(agenda, '2026-06-15', '2026-06-16')).toEqual([
+      '2026-06-15 08:00',
+      '2026-06-15 09:00',
+      '2026-06-15 11:00',
+    ])
     expect(startsBetween(agenda, '2026-06-16', '2026-06-22')).toEqual([])
   })
 
@@ -175,12 +197,20 @@ describe('the reference, by hand', () => {
 
   test('at a midnight that does not exist a night goes on at one', () => {
     const agenda = anAgenda('America/Sao_Paulo', [[6, '22:00', '02:00']])
-    expect(startsBetween(agenda, '2018-11-03', '2018-11-05')).toEqual(['2018-11-03 22:00', '2018-11-03 23:00', '2018-11-04 01:00'])
+    expect(startsBetween(agenda, '2018-11-03', '2018-11-05')).toEqual([
+      '2018-11-03 22:00',
+      '2018-11-03 23:00',
+      '2018-11-04 01:00',
+    ])
   })
 
   test('an hour before a midnight that comes late is there twice', () => {
     const agenda = anAgenda('America/Sao_Paulo', [[6, '22:00', '24:00']])
-    expect(startsBetween(agenda, '2018-02-17', '2018-02-19')).toEqual(['2018-02-17 22:00', '2018-02-17 23:00', '2018-02-17 23:00'])
+    expect(startsBetween(agenda, '2018-02-17', '2018-02-19')).toEqual([
+      '2018-02-17 22:00',
+      '2018-02-17 23:00',
+      '2018-02-17 23:00',
+    ])
   })
 
   test('hours over midnight belong to the day on which they begin, the leap day too', () => {
@@ -192,7 +222,10 @@ describe('the reference, by hand', () => {
       '2028-03-01 01:00',
     ])
     const [hours] = agenda.working_hours
-    const onlyThen = { ...agenda, working_hours: hours === undefined ? [] : [{ ...hours, valid_from: '2028-02-29', valid_until: '2028-02-29' }] }
+    const onlyThen = {
+      ...agenda,
+      working_hours: hours === undefined ? [] : [{ ...hours, valid_from: '2028-02-29', valid_until: '2028-02-29' }],
+    }
     expect(startsBetween(onlyThen, '2028-02-01', '2028-04-01')).toHaveLength(4)
   })
 
@@ -207,7 +240,11 @@ describe('the reference, by hand', () => {
       '2026-06-15 01:00',
     ])
     const overlapping = anAgenda('America/Sao_Paulo', [[1, '08:00', '10:00'], [1, '09:30', '11:00']])
-    expect(startsBetween(overlapping, '2026-06-15', '2026-06-16').map((start) => start.slice(11))).toEqual(['08:00', '09:00', '09:30'])
+    expect(startsBetween(overlapping, '2026-06-15', '2026-06-16').map((start) => start.slice(11))).toEqual([
+      '08:00',
+      '09:00',
+      '09:30',
+    ])
   })
 
   test('a day of 24 hours, every day, never ends', () => {
@@ -216,9 +253,17 @@ describe('the reference, by hand', () => {
 
   test('time off takes away what it touches; the steps stay', () => {
     const agenda = anAgenda('UTC', [[1, '08:00', '12:00']], {
-      time_off: [{ professional_id: null, location_id: null, starts_at: '2026-06-15T08:59:00Z', ends_at: '2026-06-15T10:00:00Z' }],
+      time_off: [{
+        professional_id: null,
+        location_id: null,
+        starts_at: '2026-06-15T08:59:00Z',
+        ends_at: '2026-06-15T10:00:00Z',
+      }],
     })
-    expect(startsBetween(agenda, '2026-06-15', '2026-06-16').map((start) => start.slice(11))).toEqual(['10:00', '11:00'])
+    expect(startsBetween(agenda, '2026-06-15', '2026-06-16').map((start) => start.slice(11))).toEqual([
+      '10:00',
+      '11:00',
+    ])
     const elsewhere = { ...agenda, time_off: agenda.time_off.map((off) => ({ ...off, location_id: LISBON })) }
     expect(startsBetween(elsewhere, '2026-06-15', '2026-06-16')).toHaveLength(4)
     const ofAnother = { ...agenda, time_off: agenda.time_off.map((off) => ({ ...off, professional_id: BIA })) }
@@ -239,10 +284,16 @@ describe('the reference, by hand', () => {
 
   test('cancelled bookings and expired holds block nobody; offers do until they are passed on', () => {
     const held = { hold_expires_at: '2026-06-15T07:00:00Z', status: 'hold' as const }
-    const nine = (change: Partial<Booking>) => anAgenda('UTC', [[1, '09:00', '10:00']], { bookings: [aBooking('2026-06-15T09:00:00Z', '2026-06-15T10:00:00Z', change)] })
-    const isFree = (change: Partial<Booking>, at: string) => startsBetween(nine(change), '2026-06-15', '2026-06-16', { at }).length === 1
+    const nine = (change: Partial<Booking>) =>
+      anAgenda('UTC', [[1, '09:00', '10:00']], {
+        bookings: [aBooking('2026-06-15T09:00:00Z', '2026-06-15T10:00:00Z', change)],
+      })
+    const isFree = (change: Partial<Booking>, at: string) =>
+      startsBetween(nine(change), '2026-06-15', '2026-06-16', { at }).length === 1
     expect(isFree({ status: 'confirmed' }, '2026-06-15T06:00:00Z')).toBe(false)
-    for (const status of ['cancelled', 'completed', 'no_show'] as const) expect(isFree({ status }, '2026-06-15T06:00:00Z')).toBe(true)
+    for (const status of ['cancelled', 'completed', 'no_show'] as const) {
+      expect(isFree({ status }, '2026-06-15T06:00:00Z')).toBe(true)
+    }
     expect(isFree(held, '2026-06-15T06:59:59Z')).toBe(false)
     expect(isFree(held, '2026-06-15T07:00:00Z')).toBe(true)
     expect(isFree({ ...held, is_offer: true }, '2026-06-15T08:00:00Z')).toBe(false)
@@ -250,19 +301,33 @@ describe('the reference, by hand', () => {
 
   test('what begins now is over', () => {
     const agenda = anAgenda('UTC', [[1, '08:00', '10:00']])
-    expect(startsBetween(agenda, '2026-06-15', '2026-06-16', { at: '2026-06-15T08:00:00Z' })).toEqual(['2026-06-15 09:00'])
+    expect(startsBetween(agenda, '2026-06-15', '2026-06-16', { at: '2026-06-15T08:00:00Z' })).toEqual([
+      '2026-06-15 09:00',
+    ])
     expect(startsBetween(agenda, '2026-06-15', '2026-06-16', { at: '2026-06-15T07:59:59Z' })).toHaveLength(2)
   })
 
   test('of two who are free the one with less to do that day is offered', () => {
     const agenda = anAgenda('UTC', [], {
-      professionals: [{ id: ANA, name: 'Ana', location_id: null, is_active: true }, { id: BIA, name: 'Bia', location_id: null, is_active: true }],
-      professional_services: [{ professional_id: ANA, service_id: SERVICE }, { professional_id: BIA, service_id: SERVICE }],
-      working_hours: [1, 2].flatMap((weekday) => [someHours(ANA, weekday, '08:00', '10:00'), someHours(BIA, weekday, '08:00', '10:00')]),
+      professionals: [{ id: ANA, name: 'Ana', location_id: null, is_active: true }, {
+        id: BIA,
+        name: 'Bia',
+        location_id: null,
+        is_active: true,
+      }],
+      professional_services: [{ professional_id: ANA, service_id: SERVICE }, {
+        professional_id: BIA,
+        service_id: SERVICE,
+      }],
+      working_hours: [1, 2].flatMap((
+        weekday,
+      ) => [someHours(ANA, weekday, '08:00', '10:00'), someHours(BIA, weekday, '08:00', '10:00')]),
       bookings: [aBooking('2026-06-15T08:00:00Z', '2026-06-15T09:00:00Z')],
     })
     const offered = (change: Partial<Question> = {}) =>
-      slotsBetween(agenda, '2026-06-15', '2026-06-17', change).map(({ start_time, professional_name }) => `${start_time.slice(8, 16)} ${professional_name}`)
+      slotsBetween(agenda, '2026-06-15', '2026-06-17', change).map(({ start_time, professional_name }) =>
+        `${start_time.slice(8, 16)} ${professional_name}`
+      )
     expect(offered()).toEqual(['15T08:00 Bia', '15T09:00 Bia', '16T08:00 Ana', '16T09:00 Ana'])
     expect(offered({ professional_id: ANA })).toEqual(['15T09:00 Ana', '16T08:00 Ana', '16T09:00 Ana'])
   })
@@ -280,25 +345,44 @@ describe('the reference, by hand', () => {
 
   test('what nobody gives has seats, at each place', () => {
     const location = { id: LISBON, timezone: null, operating_hours: null, is_active: true }
-    const agenda = anAgenda('UTC', [], { professional_services: [], operating_hours: { monday: [{ starts_at: '08:00', ends_at: '10:00' }] } })
+    const agenda = anAgenda('UTC', [], {
+      professional_services: [],
+      operating_hours: { monday: [{ starts_at: '08:00', ends_at: '10:00' }] },
+    })
     const [service] = agenda.services
     const bath = { ...agenda, services: service === undefined ? [] : [{ ...service, capacity: 2 }] }
-    const seats = (change: Partial<Agenda>) => slotsBetween({ ...bath, ...change }, '2026-06-15', '2026-06-16').map(({ seats_left }) => seats_left)
+    const seats = (change: Partial<Agenda>) =>
+      slotsBetween({ ...bath, ...change }, '2026-06-15', '2026-06-16').map(({ seats_left }) => seats_left)
     const taken = aBooking('2026-06-15T08:30:00Z', '2026-06-15T09:00:00Z', { professional_id: null })
     expect(seats({})).toEqual([2, 2])
     expect(seats({ bookings: [taken] })).toEqual([1, 2])
     expect(seats({ bookings: [taken, taken] })).toEqual([2])
     expect(seats({ bookings: [taken, taken], locations: [location] })).toEqual([2, 2])
-    expect(seats({ bookings: [taken, taken].map((one) => ({ ...one, location_id: LISBON })), locations: [location] })).toEqual([2])
+    expect(seats({ bookings: [taken, taken].map((one) => ({ ...one, location_id: LISBON })), locations: [location] }))
+      .toEqual([2])
     expect(seats({ locations: [{ ...location, operating_hours: {} }] })).toEqual([])
   })
 })
 
-// The database ------------------------------------------------------------------------------------------------------------
+// The database --------------------------------------------------------------------------------------------------------
 
 /** As if it had always been there: what is over cannot be booked any more, so the tables' triggers do not run. */
-async function store(tx: postgres.TransactionSql, organization: string, contact: string, agenda: Agenda): Promise<void> {
-  const { timezone, operating_hours, locations, services, professionals, professional_services, working_hours, time_off } = agenda
+async function store(
+  tx: postgres.TransactionSql,
+  organization: string,
+  contact: string,
+  agenda: Agenda,
+): Promise<void> {
+  const {
+    timezone,
+    operating_hours,
+    locations,
+    services,
+    professionals,
+    professional_services,
+    working_hours,
+    time_off,
+  } = agenda
   await tx`select set_config('session_replication_role', 'replica', true)`
   await tx`
     insert into public.organizations (id, name, slug, vertical, timezone)
@@ -338,7 +422,9 @@ interface SlotRow extends Omit<Slot, 'start_time' | 'end_time'> {
   end_time: Date
 }
 
-function asSlot({ start_time, end_time, professional_id, professional_name, location_id, timezone, seats_left }: SlotRow): Slot {
+function asSlot(
+  { start_time, end_time, professional_id, professional_name, location_id, timezone, seats_left }: SlotRow,
+): Slot {
   return {
     start_time: start_time.toISOString(),
     end_time: end_time.toISOString(),
@@ -356,7 +442,10 @@ async function undone<Value>(within: (tx: postgres.TransactionSql) => Promise<Va
 }
 
 /** The same for a part of a transaction. */
-async function undoneWithin<Value>(tx: postgres.TransactionSql, within: (tx: postgres.TransactionSql) => Promise<Value>): Promise<Value> {
+async function undoneWithin<Value>(
+  tx: postgres.TransactionSql,
+  within: (tx: postgres.TransactionSql) => Promise<Value>,
+): Promise<Value> {
   return await takenBack(within, (tried) => tx.savepoint(tried))
 }
 
@@ -386,10 +475,14 @@ async function answersTo(agenda: Agenda, questions: Question[]): Promise<Slot[][
         case
           when f.professional_id is not null then 1
           else s.capacity - private.seats_taken(
-            s.organization_id, s.id, f.location_id, f.start_time, f.end_time + make_interval(mins => s.buffer_minutes), q.at)
+            s.organization_id, s.id, f.location_id, f.start_time,
+            f.end_time + make_interval(mins => s.buffer_minutes), q.at)
         end as seats_left
-      from jsonb_to_recordset(${JSON.stringify(questions.map((question, n) => ({ n, ...question })))}::text::jsonb) as q (
-        n int, service_id uuid, from_time timestamptz, to_time timestamptz, professional_id uuid, location_id uuid, at timestamptz
+      from jsonb_to_recordset(${
+      JSON.stringify(questions.map((question, n) => ({ n, ...question })))
+    }::text::jsonb) as q (
+        n int, service_id uuid, from_time timestamptz, to_time timestamptz, professional_id uuid, location_id uuid,
+        at timestamptz
       )
       cross join lateral private.free_slots(
         ${organization}, q.service_id, q.from_time, q.to_time, q.professional_id, q.location_id, q.at
@@ -401,7 +494,7 @@ async function answersTo(agenda: Agenda, questions: Question[]): Promise<Slot[][
   return questions.map((_, index) => rows.filter(({ n }) => n === index).map(asSlot))
 }
 
-// Where they differ -------------------------------------------------------------------------------------------------------
+// Where they differ ---------------------------------------------------------------------------------------------------
 
 async function differs(agenda: Agenda, question: Question): Promise<boolean> {
   const [answer] = await answersTo(agenda, [question])
@@ -410,7 +503,15 @@ async function differs(agenda: Agenda, question: Question): Promise<boolean> {
 
 /** Less and less of an agenda, as long as they differ. */
 async function smallest(agenda: Agenda, question: Question): Promise<Agenda> {
-  const lists = ['bookings', 'time_off', 'working_hours', 'professional_services', 'professionals', 'locations', 'services'] as const
+  const lists = [
+    'bookings',
+    'time_off',
+    'working_hours',
+    'professional_services',
+    'professionals',
+    'locations',
+    'services',
+  ] as const
   let small = agenda
   for (let isSmaller = true; isSmaller;) {
     isSmaller = false
@@ -427,73 +528,90 @@ async function smallest(agenda: Agenda, question: Question): Promise<Agenda> {
   return small
 }
 
+function described(agenda: Agenda, question: Question): string {
+  const rows = ([name, value]: [string, unknown]) =>
+    Array.isArray(value)
+      ? [`${name}:`, ...value.map((row) => `  ${JSON.stringify(row)}`)]
+      : [`${name}: ${JSON.stringify(value)}`]
+  return [...Object.entries(agenda).flatMap(rows), `question: ${JSON.stringify(question)}`].join('\n')
+}
+
 /** For whoever has to find out who is right. */
-function report(agenda: Agenda, question: Question, answer: Slot[], expected: Slot[]): string {
+function differences(answer: Slot[], expected: Slot[]): string {
   const line = (slot: Slot) =>
     [
-      `${wallTime(slot.timezone, minuteOf(slot.start_time))} ${slot.timezone} (${slot.start_time})`,
+      `  ${wallTime(slot.timezone, minuteOf(slot.start_time))} ${slot.timezone} (${slot.start_time})`,
       slot.professional_name ?? 'nobody',
       `at ${slot.location_id ?? 'no place'}`,
       `${slot.seats_left} left`,
     ].join(', ')
   const [answered, wanted] = [answer.map(line), expected.map(line)]
-  const rows = ([name, value]: [string, unknown]) =>
-    Array.isArray(value) ? [`${name}:`, ...value.map((row) => `  ${JSON.stringify(row)}`)] : [`${name}: ${JSON.stringify(value)}`]
+  const onlyAnswered = answered.filter((slot) => !wanted.includes(slot))
+  const onlyWanted = wanted.filter((slot) => !answered.includes(slot))
   return [
-    ...Object.entries(agenda).flatMap(rows),
-    `question: ${JSON.stringify(question)}`,
     'only the database offers:',
-    ...answered.filter((slot) => !wanted.includes(slot)).map((slot) => `  ${slot}`),
+    ...onlyAnswered,
     'only the reference offers:',
-    ...wanted.filter((slot) => !answered.includes(slot)).map((slot) => `  ${slot}`),
-    ...(answered.toSorted().join() === wanted.toSorted().join() ? ['in another order:', ...answered.map((slot) => `  ${slot}`)] : []),
+    ...onlyWanted,
+    ...(onlyAnswered.length + onlyWanted.length === 0 ? ['in another order:', ...answered] : []),
   ].join('\n')
 }
 
-test(`of ${AGENDAS * QUESTIONS} questions the database answers each as the reference does (BALCAO_TEST_SEED=${seed})`, async () => {
+test(`${AGENDAS * QUESTIONS} questions are answered as the reference does (BALCAO_TEST_SEED=${seed})`, async () => {
   const random = seeded(seed)
-  let [some, none, slots] = [0, 0, 0]
+  const count = { some: 0, none: 0, slots: 0 }
   for (let index = 0; index < AGENDAS; index++) {
-    const scene = scenes[index % scenes.length]
-    if (scene === undefined) throw new Error('There are no scenes.')
-    const { agenda, questions } = randomAgenda(random, scene, QUESTIONS)
+    const { agenda, questions } = randomAgenda(random, sceneOf(scenes, index), QUESTIONS)
     const answers = await answersTo(agenda, questions)
     for (const [n, question] of questions.entries()) {
       const expected = freeSlots(agenda, question)
       if (JSON.stringify(answers[n]) !== JSON.stringify(expected)) {
         const small = await smallest(agenda, question)
         const [answer = []] = await answersTo(small, [question])
-        expect.fail(`Agenda ${index}, question ${n} of BALCAO_TEST_SEED=${seed}\n${report(small, question, answer, freeSlots(small, question))}`)
+        const where = `Agenda ${index}, question ${n} of BALCAO_TEST_SEED=${seed}, and less of it`
+        expect.fail([where, described(small, question), differences(answer, freeSlots(small, question))].join('\n'))
       }
-      if (expected.length > 0) some++
-      else none++
-      slots += expected.length
+      if (expected.length > 0) count.some++
+      else count.none++
+      count.slots += expected.length
     }
   }
   // A generator whose agendas are all closed, or never full, would prove nothing.
-  expect(some).toBeGreaterThan(AGENDAS * QUESTIONS / 4)
-  expect(none).toBeGreaterThan(AGENDAS * QUESTIONS / 20)
-  expect(slots).toBeGreaterThan(AGENDAS * QUESTIONS)
+  expect(count.some).toBeGreaterThan(AGENDAS * QUESTIONS / 4)
+  expect(count.none).toBeGreaterThan(AGENDAS * QUESTIONS / 20)
+  expect(count.slots).toBeGreaterThan(AGENDAS * QUESTIONS)
 }, 240_000)
 
-// Booking -----------------------------------------------------------------------------------------------------------------
-
-/** What is asked for can never be had. */
-function refusal({ services, professionals, professional_services, locations }: Agenda, question: Question): string | null {
-  const { service_id, professional_id, location_id } = question
-  if (!services.some(({ id, is_active }) => id === service_id && is_active)) return 'BL500'
-  const gives = professional_services.some((one) => one.service_id === service_id && one.professional_id === professional_id)
-  const works = professionals.some(({ id, is_active }) => id === professional_id && is_active)
-  if (professional_id !== null && !(gives && works)) return 'BL507'
-  if (location_id !== null && !locations.some(({ id, is_active }) => id === location_id && is_active)) return 'BL512'
-  return null
+function sceneOf(all: Scene[], index: number): Scene {
+  const scene = all[index % all.length]
+  if (scene === undefined) throw new Error('There are no scenes.')
+  return scene
 }
 
-/** What it answers, and the code when it refuses; then nothing has happened. */
+// Booking -------------------------------------------------------------------------------------------------------------
+
+/** Why what is asked for can never be had. */
+function refusal(
+  { services, professionals, professional_services, locations }: Agenda,
+  { service_id, professional_id, location_id }: Question,
+): string | null {
+  if (!services.some(({ id, is_active }) => id === service_id && is_active)) return 'BL500'
+  const isGiven = professional_services.some((one) =>
+    one.service_id === service_id && one.professional_id === professional_id
+  )
+  const isThere = professionals.some(({ id, is_active }) => id === professional_id && is_active)
+  if (professional_id !== null && !(isGiven && isThere)) return 'BL507'
+  const isOpen = locations.some(({ id, is_active }) => id === location_id && is_active)
+  return location_id === null || isOpen ? null : 'BL512'
+}
+
+type Outcome<Row> = { rows: Row[] } | { refused: string }
+
+/** What it answers, or the code when it refuses; then nothing has happened. */
 async function outcome<Row>(
   tx: postgres.TransactionSql,
   call: (within: postgres.TransactionSql) => PromiseLike<Row[]>,
-): Promise<{ rows: Row[] } | { refused: string }> {
+): Promise<Outcome<Row>> {
   try {
     let rows: Row[] = []
     await tx.savepoint(async (within) => void (rows = [...await call(within)]))
@@ -505,139 +623,179 @@ async function outcome<Row>(
 }
 
 interface BookingRow extends Omit<Booking, 'start_time' | 'end_time' | 'blocked_until' | 'hold_expires_at'> {
+  id: string
   start_time: Date
   end_time: Date
   blocked_until: Date
+  hold_expires_at: Date | null
   booking_date: string
-  id: string
 }
 
-test(`what is offered can be booked, and what cannot be booked is not offered (BALCAO_TEST_SEED=${seed})`, async () => {
+function asBooking(row: BookingRow): Booking {
+  return {
+    ...row,
+    start_time: row.start_time.toISOString(),
+    end_time: row.end_time.toISOString(),
+    blocked_until: row.blocked_until.toISOString(),
+    hold_expires_at: row.hold_expires_at?.toISOString() ?? null,
+  }
+}
+
+/** With whom and where; null: anybody, anywhere. */
+type Whom = Pick<Slot, 'professional_id' | 'location_id'>
+
+/** What a caller with the secret key may ask for at an organization. */
+class Counter {
+  constructor(readonly tx: postgres.TransactionSql, readonly organization: string, readonly contact: string) {}
+
+  /** Whose outcome need not last as long as the rest. */
+  within(tx: postgres.TransactionSql): Counter {
+    return new Counter(tx, this.organization, this.contact)
+  }
+
+  async slots({ service_id, from_time, to_time, professional_id, location_id }: Question): Promise<Outcome<Slot>> {
+    const answer = await outcome(this.tx, (tx) =>
+      tx<SlotRow[]>`
+        select *
+        from public.get_available_slots(
+          ${service_id}, ${from_time}, ${to_time}, ${professional_id}, ${location_id}, ${this.organization})`)
+    return 'rows' in answer ? { rows: answer.rows.map(asSlot) } : answer
+  }
+
+  async book(serviceId: string, start: string, { professional_id, location_id }: Whom): Promise<Outcome<BookingRow>> {
+    return await outcome(this.tx, (tx) =>
+      tx<BookingRow[]>`
+        select b.*, b.booking_date::text as booking_date
+        from public.create_booking(
+          contact_id => ${this.contact}, service_id => ${serviceId}, start_time => ${start},
+          professional_id => ${professional_id}, location_id => ${location_id},
+          organization_id => ${this.organization}) b`)
+  }
+
+  async move({ id }: BookingRow, start: string, { professional_id, location_id }: Whom): Promise<Outcome<BookingRow>> {
+    return await outcome(this.tx, (tx) =>
+      tx<BookingRow[]>`
+        select b.*, b.booking_date::text as booking_date
+        from public.reschedule_booking(
+          id => ${id}, start_time => ${start}, professional_id => ${professional_id}, location_id => ${location_id},
+          organization_id => ${this.organization}) b`)
+  }
+}
+
+/** Booked where the reference says, and answered; or refused. */
+function expectBooked(
+  result: Outcome<BookingRow>,
+  slot: Slot | null,
+  service: Service,
+  told: string,
+): BookingRow | null {
+  const [row = null] = 'rows' in result ? result.rows : []
+  if (row === null || slot === null) {
+    expect(result, told).toEqual({ refused: 'BL501' })
+    expect(slot, told).toBeNull()
+    return null
+  }
+  expect({ ...asBooking(row), booking_date: row.booking_date }, told).toMatchObject({
+    start_time: slot.start_time,
+    end_time: slot.end_time,
+    blocked_until: isoOf(minuteOf(slot.end_time) + service.buffer_minutes),
+    booking_date: localDate(slot.timezone, minuteOf(slot.start_time)),
+    professional_id: slot.professional_id,
+    location_id: slot.location_id,
+    status: 'scheduled',
+  })
+  return row
+}
+
+interface Case {
+  agenda: Agenda
+  question: Question
+  /** Printed where the two differ. */
+  told: string
+}
+
+/** What is offered, and then this booking too is in the way. */
+async function expectLeft(counter: Counter, { agenda, question, told }: Case, booking: BookingRow): Promise<void> {
+  const bookings = [...agenda.bookings, asBooking(booking)]
+  expect(await counter.slots(question), told).toEqual({ rows: freeSlots({ ...agenda, bookings }, question) })
+}
+
+// They are around the time at which this runs: a seed repeats all but that.
+test(`what is offered can be booked, and what cannot be is not (BALCAO_TEST_SEED=${seed})`, async () => {
   const random = seeded(seed)
-  const [clock] = await sql<{ now: Date }[]>`select now()`
-  const upcoming = upcomingScenes(minuteOf((clock?.now ?? new Date()).toISOString()))
+  const some = (values: string[], most: number): string[] =>
+    Array.from({ length: Math.min(most, values.length) }, () => values[random(values.length)] ?? '')
   const count = { booked: 0, moved: 0, refused: 0, neverHad: 0 }
+
+  async function ask(counter: Counter, { agenda, question, told }: Case): Promise<void> {
+    const { service_id } = question
+    const never = refusal(agenda, question)
+    if (never !== null) {
+      expect(await counter.slots(question), told).toEqual({ refused: never })
+      expect(await counter.book(service_id, question.from_time, question), told).toEqual({ refused: never })
+      count.neverHad++
+      return
+    }
+    const offered = freeSlots(agenda, question)
+    expect(await counter.slots(question), told).toEqual({ rows: offered })
+
+    const service = agenda.services.find(({ id }) => id === service_id)
+    if (service === undefined) throw new Error(`There is no service ${service_id}.`)
+    const isOffered = new Set(offered.map(({ start_time }) => start_time))
+    const candidates = candidateStarts(agenda, question)
+    const isContested = ({ start_time, end_time }: Slot) =>
+      agenda.bookings.some((other) =>
+        minuteOf(other.start_time) < minuteOf(end_time) + 60 && minuteOf(start_time) < minuteOf(other.blocked_until)
+      )
+    const starts = [
+      ...some([...isOffered], 1),
+      // Where somebody else is taken, or will be soon.
+      ...some(offered.filter(isContested).map(({ start_time }) => start_time), 3),
+      ...some(candidates.filter((start) => !isOffered.has(start)), 3),
+      // Between those that are offered: nobody is held to the steps.
+      ...some(candidates.map((start) => isoOf(minuteOf(start) + 1 + random(20))), 1),
+    ]
+    for (const start of starts) {
+      const slot = slotAt(agenda, question, start)
+      const [other = start] = some(candidates, 1)
+      const how = `At ${start}, then ${other}\n${told}`
+      if (isOffered.has(start)) expect(slot, how).not.toBeNull()
+      // By the name of the slot, or by whatever was asked for.
+      const whom = slot !== null && random(2) === 0 ? slot : question
+      await undoneWithin(counter.tx, async (tx) => {
+        const there = counter.within(tx)
+        const booking = expectBooked(await there.book(service_id, start, whom), slot, service, how)
+        if (booking === null || slot === null) return void count.refused++
+        count.booked++
+        await expectLeft(there, { agenda, question, told: how }, booking)
+        if (other === start) return
+
+        // It is not in its own way when it moves, though it may overlap where it was.
+        const { professional_id, location_id } = slot
+        const target = slotAt(agenda, { ...question, professional_id, location_id }, other)
+        const moved = expectBooked(await there.move(booking, other, slot), target, service, how)
+        if (moved === null) return
+        count.moved++
+        await expectLeft(there, { agenda, question, told: how }, moved)
+      })
+    }
+  }
+
+  const [clock = { now: new Date() }] = await sql<{ now: Date }[]>`select now()`
+  const upcoming = upcomingScenes(minuteOf(clock.now.toISOString()))
   for (let index = 0; index < BOOKED_AGENDAS; index++) {
-    const scene = upcoming[index % upcoming.length]
-    if (scene === undefined) throw new Error('There are no scenes.')
     await undone(async (tx) => {
-      const [{ now } = { now: new Date() }] = await tx<{ now: Date }[]>`select now()`
-      const { agenda, questions } = randomAgenda(random, scene, 2, minuteOf(now.toISOString()))
-      const [organization, contact] = [randomUUID(), randomUUID()]
-      await store(tx, organization, contact, agenda)
-      await tx`select set_config('request.jwt.claims', '{"role": "service_role"}', true), set_config('role', 'service_role', true)`
-      const slotsOf = (question: Question, within: postgres.TransactionSql) =>
-        within<SlotRow[]>`
-          select * from public.get_available_slots(
-            ${question.service_id}, ${question.from_time}, ${question.to_time}, ${question.professional_id},
-            ${question.location_id}, ${organization})`
-      const book = ({ service_id }: Question, start: string, { professional_id, location_id }: Pick<Slot, 'professional_id' | 'location_id'>) =>
-        (within: postgres.TransactionSql) =>
-          within<BookingRow[]>`
-            select b.*, b.booking_date::text as booking_date
-            from public.create_booking(
-              contact_id => ${contact}, service_id => ${service_id}, start_time => ${start},
-              professional_id => ${professional_id}, location_id => ${location_id}, organization_id => ${organization}) b`
-
-      const reschedule = ({ id }: BookingRow, start: string, { professional_id, location_id }: Pick<Slot, 'professional_id' | 'location_id'>) =>
-        (within: postgres.TransactionSql) =>
-          within<BookingRow[]>`
-            select b.*, b.booking_date::text as booking_date
-            from public.reschedule_booking(
-              id => ${id}, start_time => ${start}, professional_id => ${professional_id}, location_id => ${location_id},
-              organization_id => ${organization}) b`
-
+      const [{ now } = clock] = await tx<{ now: Date }[]>`select now()`
+      const { agenda, questions } = randomAgenda(random, sceneOf(upcoming, index), 2, minuteOf(now.toISOString()))
+      const counter = new Counter(tx, randomUUID(), randomUUID())
+      await store(tx, counter.organization, counter.contact, agenda)
+      await tx`
+        select
+          set_config('request.jwt.claims', '{"role": "service_role"}', true),
+          set_config('role', 'service_role', true)`
       for (const question of questions) {
-        const told = () => `Agenda ${index} of BALCAO_TEST_SEED=${seed} at ${scene.timezone}\n${report(agenda, question, [], [])}`
-        const never = refusal(agenda, question)
-        const answer = await outcome(tx, (within) => slotsOf(question, within))
-        if (never !== null) {
-          expect([answer, await outcome(tx, book(question, question.from_time, question))], told()).toEqual([{ refused: never }, { refused: never }])
-          count.neverHad++
-          continue
-        }
-        const free = freeSlots(agenda, question)
-        const offered = 'rows' in answer ? answer.rows.map(asSlot) : answer
-        expect(offered, told()).toEqual(free)
-
-        const buffer = (agenda.services.find(({ id }) => id === question.service_id)?.buffer_minutes ?? NaN) * 60_000
-        const expectLeft = async (within: postgres.TransactionSql, booking: BookingRow, how: string) => {
-          const written = {
-            ...booking,
-            start_time: booking.start_time.toISOString(),
-            end_time: booking.end_time.toISOString(),
-            blocked_until: booking.blocked_until.toISOString(),
-            hold_expires_at: null,
-          }
-          const left = (await slotsOf(question, within)).map(asSlot)
-          expect(left, how).toEqual(freeSlots({ ...agenda, bookings: [...agenda.bookings, written] }, question))
-        }
-
-        // Some that are offered, some that are not, and some between.
-        const some = (starts: string[], most: number) => Array.from({ length: Math.min(most, starts.length) }, () => starts[random(starts.length)] ?? '')
-        const isOffered = new Set(free.map(({ start_time }) => start_time))
-        const candidates = candidateStarts(agenda, question)
-        // Where somebody else is taken.
-        const contested = free.filter(({ start_time, end_time }) =>
-          agenda.bookings.some((other) => minuteOf(other.start_time) < minuteOf(end_time) + 60 && minuteOf(start_time) < minuteOf(other.blocked_until))
-        )
-        const starts = [
-          ...some(contested.map(({ start_time }) => start_time), 3),
-          ...some([...isOffered], 1),
-          ...some(candidates.filter((start) => !isOffered.has(start)), 3),
-          ...some(candidates.map((start) => isoOf(minuteOf(start) + 1 + random(20))), 1),
-        ]
-        for (const start of starts) {
-          const expected = slotAt(agenda, question, start)
-          if (isOffered.has(start)) expect(expected, told()).not.toBeNull()
-          if (expected === null) {
-            expect(await outcome(tx, book(question, start, question)), `${start}\n${told()}`).toEqual({ refused: 'BL501' })
-            count.refused++
-            continue
-          }
-          const { start_time, end_time, professional_id, location_id, timezone } = expected
-          // By the name of the slot, or by whatever was asked for.
-          const wanted = chosen(random(2) === 0 ? expected : question)
-          await undoneWithin(tx, async (within) => {
-            const result = await outcome(within, book(question, start, wanted))
-            const [booking] = 'rows' in result ? result.rows : []
-            expect(booking ?? result, `${start}\n${told()}`).toMatchObject({
-              start_time: new Date(start_time),
-              end_time: new Date(end_time),
-              blocked_until: new Date(Date.parse(end_time) + buffer),
-              professional_id,
-              location_id,
-              booking_date: localDate(timezone, minuteOf(start_time)),
-              status: 'scheduled',
-            })
-            if (booking === undefined) return
-            await expectLeft(within, booking, `${start}\n${told()}`)
-            count.booked++
-
-            // It is in nobody's way when it moves itself, though it may overlap where it was.
-            const [other = start] = some(candidates, 1)
-            if (other === start) return
-            const target = slotAt(agenda, { ...question, professional_id, location_id }, other)
-            const move = await outcome(within, reschedule(booking, other, { professional_id, location_id }))
-            const how = `${start}, moved to ${other}\n${told()}`
-            if (target === null) {
-              expect(move, how).toEqual({ refused: 'BL501' })
-              return
-            }
-            const [moved] = 'rows' in move ? move.rows : []
-            expect(moved ?? move, how).toMatchObject({
-              start_time: new Date(target.start_time),
-              end_time: new Date(target.end_time),
-              blocked_until: new Date(Date.parse(target.end_time) + buffer),
-              professional_id: target.professional_id,
-              location_id: target.location_id,
-              booking_date: localDate(target.timezone, minuteOf(other)),
-            })
-            if (moved === undefined) return
-            await expectLeft(within, moved, how)
-            count.moved++
-          })
-        }
+        const told = `Agenda ${index} of BALCAO_TEST_SEED=${seed}\n${described(agenda, question)}`
+        await ask(counter, { agenda, question, told })
       }
     })
   }
@@ -646,7 +804,3 @@ test(`what is offered can be booked, and what cannot be booked is not offered (B
   expect(count.refused).toBeGreaterThan(BOOKED_AGENDAS / 2)
   expect(count.neverHad).toBeGreaterThan(0)
 }, 240_000)
-
-function chosen({ professional_id, location_id }: Pick<Slot, 'professional_id' | 'location_id'>): Pick<Slot, 'professional_id' | 'location_id'> {
-  return { professional_id, location_id }
-}

@@ -1,12 +1,12 @@
-// Which slots are free, found the slow and obvious way: local days one by one, blocks minute by minute, and what a clock
-// on the wall shows by asking Intl. Written from the definition in docs, never from the SQL that it judges.
+// Which slots are free, found the slow and obvious way: local days one by one, blocks minute by minute, and what a
+// clock on the wall shows by asking Intl. Written from the definition, never from the SQL that it judges.
 
 import { type OperatingHours, weekdays } from '../../types/index.ts'
 
 /** Minutes since 1970 began in Greenwich. All that happens in an agenda happens at a whole one. */
 export type Minute = number
 
-// What the tables say ---------------------------------------------------------------------------------------------------
+// What the tables say -------------------------------------------------------------------------------------------------
 
 export interface Location {
   id: string
@@ -94,7 +94,7 @@ export interface Slot {
   seats_left: number
 }
 
-// Clocks ----------------------------------------------------------------------------------------------------------------
+// Clocks --------------------------------------------------------------------------------------------------------------
 
 export function minuteOf(instant: string): Minute {
   const milliseconds = Date.parse(instant)
@@ -135,7 +135,7 @@ export function localDate(timezone: string, instant: Minute): string {
 
 const found = new Map<string, Minute[]>()
 
-/** The instants at which clocks show this: none where it is skipped, two where an hour comes twice; the later one last. */
+/** The instants at which clocks show this: none where it is skipped, two where an hour comes twice, the later last. */
 export function instantsOf(timezone: string, wall: string): Minute[] {
   const key = `${timezone} ${wall}`
   const known = found.get(key)
@@ -150,7 +150,7 @@ export function instantsOf(timezone: string, wall: string): Minute[] {
   return instants
 }
 
-/** A wall time that comes twice is the later one; one that is skipped is what a clock that nobody changed would call so. */
+/** What comes twice is the later one; what is skipped is when a clock that nobody changed would show it. */
 export function instantOf(timezone: string, wall: string): Minute {
   for (let minutes = 0; minutes <= 2 * 24 * 60; minutes++) {
     const last = instantsOf(timezone, wallBefore(wall, minutes)).at(-1)
@@ -172,7 +172,7 @@ function weekdayOf(date: string): number {
   return new Date(`${date}T00:00Z`).getUTCDay()
 }
 
-// Hours -----------------------------------------------------------------------------------------------------------------
+// Hours ---------------------------------------------------------------------------------------------------------------
 
 /** From its first minute to before `until`. */
 export interface Block {
@@ -197,7 +197,7 @@ function datesAround(timezone: string, from: Minute, until: Minute): string[] {
   return dates
 }
 
-// Who could give a service, where -----------------------------------------------------------------------------------------
+// Who could give a service, where -------------------------------------------------------------------------------------
 
 /** Somebody at a place, or a place without anybody. */
 interface Desk {
@@ -296,7 +296,7 @@ function desksOfPlaces(agenda: Agenda, service: Service, question: Question): De
   })
 }
 
-// Slots -----------------------------------------------------------------------------------------------------------------
+// Slots ---------------------------------------------------------------------------------------------------------------
 
 function startsOf({ blocks }: Desk, { slot_interval_minutes, duration_minutes }: Service): Minute[] {
   const starts = new Set<Minute>()

@@ -1,7 +1,6 @@
-// Organizations that nobody would plan: hours, absences and bookings that meet, overlap and end where clocks are changed.
+// Organizations that nobody would plan: hours, absences and bookings that meet, overlap and end where clocks change.
 
-import type { OperatingHours } from '../../types/index.ts'
-import { weekdays } from '../../types/index.ts'
+import { type OperatingHours, weekdays } from '../../types/index.ts'
 import {
   type Agenda,
   type Booking,
@@ -47,12 +46,13 @@ export const scenes: Scene[] = [
   { timezone: 'Pacific/Apia', day: '2011-12-30' },
 ]
 
-/** Today, some of which is over, and in each of their zones the next change of clocks, or any day where there is none. */
+/** Today, some of which is over; and in each of their zones the next change of clocks, or any day if there is none. */
 export function upcomingScenes(now: Minute): Scene[] {
   const changes = [...new Set(scenes.map(({ timezone }) => timezone))].map((timezone) => {
     const first = localDate(timezone, now + 7 * DAY)
     const days = Array.from({ length: 366 }, (_, index) => dayAfter(first, index))
-    const isChange = (day: string) => instantOf(timezone, `${dayAfter(day)} 00:00`) - instantOf(timezone, `${day} 00:00`) !== DAY
+    const isChange = (day: string) =>
+      instantOf(timezone, `${dayAfter(day)} 00:00`) - instantOf(timezone, `${day} 00:00`) !== DAY
     return { timezone, day: days.find(isChange) ?? first }
   })
   return [{ timezone: 'America/Sao_Paulo', day: localDate('America/Sao_Paulo', now) }, ...changes]
@@ -66,11 +66,17 @@ export interface RandomAgenda {
 }
 
 /** `now` is the database's where nothing can be booked for the past; else the questions say what time it is. */
-export function randomAgenda(random: Random, scene: Scene, questionCount: number, now: Minute | null = null): RandomAgenda {
+export function randomAgenda(
+  random: Random,
+  scene: Scene,
+  questionCount: number,
+  now: Minute | null = null,
+): RandomAgenda {
   const pick = <Value>(values: readonly [Value, ...Value[]]): Value => values[random(values.length)] ?? values[0]
   const oneOf = <Value>(values: readonly Value[]): Value | null => values[random(values.length)] ?? null
   const chance = (percent: number) => random(100) < percent
-  const times = <Value>(count: number, make: (index: number) => Value) => Array.from({ length: count }, (_, index) => make(index))
+  const times = <Value>(count: number, make: (index: number) => Value) =>
+    Array.from({ length: count }, (_, index) => make(index))
   const id = () =>
     times(30, () => random(16).toString(16)).join('').replace(/(.{8})(.{4})(.{3})(.{3})(.{12})/, '$1-$2-4$3-8$4-$5')
 
@@ -90,21 +96,23 @@ export function randomAgenda(random: Random, scene: Scene, questionCount: number
   }
   /** Starts and ends within a day of each other; often over midnight, which is often the end. */
   const hours = (): { starts_at: string; ends_at: string } => {
-    if (chance(25)) return pick([
-      { starts_at: '08:00', ends_at: '12:00' },
-      { starts_at: '13:00', ends_at: '18:00' },
-      { starts_at: '22:00', ends_at: '00:00' },
-      { starts_at: '22:00', ends_at: '24:00' },
-      { starts_at: '00:00', ends_at: '24:00' },
-      { starts_at: '00:00', ends_at: '02:00' },
-      { starts_at: '22:00', ends_at: '06:00' },
-      { starts_at: '00:00', ends_at: '23:59' },
-      // Where clocks are changed.
-      { starts_at: '02:00', ends_at: '02:30' },
-      { starts_at: '01:30', ends_at: '05:00' },
-      { starts_at: '20:00', ends_at: '01:30' },
-      { starts_at: '23:30', ends_at: '03:00' },
-    ])
+    if (chance(25)) {
+      return pick([
+        { starts_at: '08:00', ends_at: '12:00' },
+        { starts_at: '13:00', ends_at: '18:00' },
+        { starts_at: '22:00', ends_at: '00:00' },
+        { starts_at: '22:00', ends_at: '24:00' },
+        { starts_at: '00:00', ends_at: '24:00' },
+        { starts_at: '00:00', ends_at: '02:00' },
+        { starts_at: '22:00', ends_at: '06:00' },
+        { starts_at: '00:00', ends_at: '23:59' },
+        // Where clocks are changed.
+        { starts_at: '02:00', ends_at: '02:30' },
+        { starts_at: '01:30', ends_at: '05:00' },
+        { starts_at: '20:00', ends_at: '01:30' },
+        { starts_at: '23:30', ends_at: '03:00' },
+      ])
+    }
     const [starts_at, ends_at] = [aClock(), aClock()]
     return starts_at === ends_at ? hours() : { starts_at, ends_at }
   }
@@ -181,7 +189,9 @@ export function randomAgenda(random: Random, scene: Scene, questionCount: number
         ? minuteOf(before.start_time) + pick([-30, -15, 0, 0, 15, 30])
         : aMinute()
       const end = start + (chance(80) ? service.duration_minutes : pick([15, 30, 60]))
-      const status = pick(['scheduled', 'scheduled', 'confirmed', 'hold', 'hold', 'cancelled', 'completed', 'no_show'] as const)
+      const status = pick(
+        ['scheduled', 'scheduled', 'confirmed', 'hold', 'hold', 'cancelled', 'completed', 'no_show'] as const,
+      )
       const booking: Booking = {
         professional_id,
         service_id: service.id,
@@ -237,6 +247,7 @@ export function randomAgenda(random: Random, scene: Scene, questionCount: number
 
 function excludes(one: Booking, other: Booking): boolean {
   const isLive = ({ status }: Booking) => status === 'hold' || status === 'scheduled' || status === 'confirmed'
-  return one.professional_id !== null && one.professional_id === other.professional_id && isLive(one) && isLive(other) &&
+  return one.professional_id !== null && one.professional_id === other.professional_id && isLive(one) &&
+    isLive(other) &&
     minuteOf(one.start_time) < minuteOf(other.blocked_until) && minuteOf(other.start_time) < minuteOf(one.blocked_until)
 }
