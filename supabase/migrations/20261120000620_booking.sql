@@ -185,7 +185,8 @@ begin
     order by
       private.busy_minutes(
         service.organization_id, p.id,
-        (start_time at time zone private.zone_of(service.organization_id, coalesce(pick_agenda.location_id, p.location_id)))::date),
+        (start_time at time zone private.zone_of(service.organization_id, coalesce(pick_agenda.location_id, p.location_id)))::date,
+        now(), except_booking),
       p.id
     limit 1;
   elsif off_schedule then
@@ -204,7 +205,7 @@ begin
     order by place.id
     limit 1;
   elsif start_time <= now() then
-    return row(null, null, 'past');
+    return row(null, null, 'past')::private.pick;
   else
     select a.professional_id, a.location_id, case when a.busy && claimed then 'taken' end into picked
     from private.agendas(
@@ -298,6 +299,11 @@ begin
     picked := private.pick_agenda(
       service, wanted.start_time, length, wanted.professional_id, wanted.location_id, wanted.off_schedule);
     if picked.refused is not null then
+      -- It may be taken by the first try of the same booking, which was committed a moment ago.
+      booking := private.known_booking(wanted);
+      if booking.id is not null then
+        return booking;
+      end if;
       perform private.refuse_slot(
         picked.refused, wanted.organization_id, wanted.service_id, wanted.start_time, wanted.professional_id, wanted.location_id);
     elsif attempt = 1 then

@@ -394,18 +394,17 @@ begin
   if not found then
     perform private.raise_error('BL513', 'waiting_list_entry_not_found', 'This organization has no such entry');
   end if;
-  -- The agenda and the booking before the entry, as whoever frees a slot.
   if entry.status = 'offered' then
+    -- Whatever becomes of an offer happens to its booking first: locked, the entry stands still.
     perform private.locked_booking(entry.organization_id, entry.offered_booking_id);
+    select w.* into entry
+    from public.waiting_list w
+    where w.organization_id = entry.organization_id and w.id = entry.id;
   end if;
-  select w.* into entry
-  from public.waiting_list w
-  where w.organization_id = entry.organization_id and w.id = entry.id
-  for no key update;
   return entry;
 end;
 $$;
-comment on function private.waiting_list_entry(uuid, uuid) is 'An entry, locked, and what it is offered before it; or error waiting_list_entry_not_found.';
+comment on function private.waiting_list_entry(uuid, uuid) is 'An entry; what it is offered is locked. Or error waiting_list_entry_not_found.';
 
 create function private.accept_waiting_list_offer(id uuid, organization_id uuid)
 returns public.bookings
@@ -466,16 +465,20 @@ declare
   entry public.waiting_list;
 begin
   perform private.require_role(organization_id, 'attendant');
-  entry := private.waiting_list_entry(organization_id, id);
-  if entry.status = 'offered' then
-    update public.bookings b
-    set status = 'cancelled', cancellation_reason = 'offer_declined'
-    where b.organization_id = entry.organization_id and b.id = entry.offered_booking_id and b.status = 'hold';
-  elsif entry.status = 'waiting' then
-    update public.waiting_list w
-    set status = 'cancelled'
-    where w.organization_id = entry.organization_id and w.id = entry.id;
-  end if;
+  loop
+    entry := private.waiting_list_entry(organization_id, id);
+    if entry.status = 'offered' then
+      update public.bookings b
+      set status = 'cancelled', cancellation_reason = 'offer_declined'
+      where b.organization_id = entry.organization_id and b.id = entry.offered_booking_id and b.status = 'hold';
+    elsif entry.status = 'waiting' then
+      update public.waiting_list w
+      set status = 'cancelled'
+      where w.organization_id = entry.organization_id and w.id = entry.id and w.status = 'waiting';
+    end if;
+    -- It was offered a slot at this very moment: then it is to be declined.
+    exit when found or entry.status not in ('waiting', 'offered');
+  end loop;
   select w.* into entry
   from public.waiting_list w
   where w.organization_id = entry.organization_id and w.id = entry.id;
