@@ -7,7 +7,7 @@
 -- Locks: while two contacts are merged or taken apart nobody writes a row that names one of them. Who wanted to waits
 -- for the contact's row, finds it merged, and looks for the other one (private.surviving_contact, lock_contacts,
 -- lock_contact_of_conversation). He still holds the merged one's row then: so whoever merges or undoes locks merged ones
--- before those that stand; and an organization does one merge at a time.
+-- before those that stand; and an organization does one merge at a time, and books nothing meanwhile.
 
 -- contact_merges --------------------------------------------------------------------------------------------------
 
@@ -373,6 +373,13 @@ set search_path = ''
 as $$
 begin
   perform pg_advisory_xact_lock(hashtextextended('contact_merges:' || organization_id, 0));
+  -- Who cancels holds a booking when he turns to whoever waits for its slot, perhaps one of these. Agendas come before
+  -- contacts, so nobody is at that now.
+  perform private.lock_agendas(
+    organization_id,
+    array(select s.id from public.services s where s.organization_id = lock_contacts_to_merge.organization_id),
+    array(select p.id from public.professionals p where p.organization_id = lock_contacts_to_merge.organization_id)
+  );
   perform
   from public.contacts p
   where p.organization_id = lock_contacts_to_merge.organization_id and p.merged_into_id = any (contact_ids)
@@ -386,7 +393,7 @@ begin
 end;
 $$;
 comment on function private.lock_contacts_to_merge(uuid, uuid[]) is
-  'Until the transaction ends nobody else merges contacts of this organization, or writes a row that names one of these.';
+  'Until the transaction ends nobody else merges contacts of this organization, books in it, or writes a row that names one of these.';
 
 -- merge_contacts --------------------------------------------------------------------------------------------------
 
