@@ -672,6 +672,27 @@ class Counter {
           organization_id => ${this.organization}) b`)
   }
 
+  /** Held first, as the bot does while it asks whether that suits. */
+  async holdAndBook(
+    serviceId: string,
+    start: string,
+    { professional_id, location_id }: Whom,
+  ): Promise<Outcome<BookingRow>> {
+    const held = await outcome(this.tx, (tx) =>
+      tx<BookingRow[]>`
+        select id
+        from public.hold_slot(
+          contact_id => ${this.contact}, service_id => ${serviceId}, start_time => ${start},
+          professional_id => ${professional_id}, location_id => ${location_id},
+          organization_id => ${this.organization})`)
+    const [hold] = 'rows' in held ? held.rows : []
+    if (hold === undefined) return held
+    return await outcome(this.tx, (tx) =>
+      tx<BookingRow[]>`
+        select b.*, b.booking_date::text as booking_date
+        from public.create_booking(hold_id => ${hold.id}, organization_id => ${this.organization}) b`)
+  }
+
   async move({ id }: BookingRow, start: string, { professional_id, location_id }: Whom): Promise<Outcome<BookingRow>> {
     return await outcome(this.tx, (tx) =>
       tx<BookingRow[]>`
@@ -762,9 +783,13 @@ test(`what is offered can be booked, and what cannot be is not (BALCAO_TEST_SEED
       if (isOffered.has(start)) expect(slot, how).not.toBeNull()
       // By the name of the slot, or by whatever was asked for.
       const whom = slot !== null && random(2) === 0 ? slot : question
+      const isHeld = random(3) === 0
       await undoneWithin(counter.tx, async (tx) => {
         const there = counter.within(tx)
-        const booking = expectBooked(await there.book(service_id, start, whom), slot, service, how)
+        const result = isHeld
+          ? await there.holdAndBook(service_id, start, whom)
+          : await there.book(service_id, start, whom)
+        const booking = expectBooked(result, slot, service, how)
         if (booking === null || slot === null) return void count.refused++
         count.booked++
         await expectLeft(there, { agenda, question, told: how }, booking)
