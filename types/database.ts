@@ -9,6 +9,7 @@ import type {
   OperatingHours,
   QuietHours,
   RetentionOverrides,
+  Utm,
 } from './json.ts'
 import type { OutboundPayload } from './outbound.ts'
 import type { WebhookEvent, WebhookEventType } from './webhook-events.ts'
@@ -17,8 +18,10 @@ export type { Json }
 
 interface JsonColumns {
   api_call_logs: { request_data: FreeObject; response_data: FreeObject }
+  bookings: { metadata: FreeObject }
   contacts: { address: Address; preferences: FreeObject; metadata: FreeObject }
   conversations: { metadata: FreeObject }
+  leads: { respostas: FreeObject; utm: Utm; metadata: FreeObject }
   locations: { address: Address; operating_hours: OperatingHours }
   message_queue: { payload: FreeObject }
   messages: { media: MessageMedia; payload: OutboundPayload; metadata: MessageMetadata }
@@ -112,6 +115,45 @@ export interface ReplayOrder {
   received_at: string
 }
 
+/** A professional's public page. */
+export interface PublicProfile {
+  slug: string
+  name: string
+  kind: Generated['public']['Enums']['professional_kind']
+  vertical: Generated['public']['Enums']['business_vertical']
+  bio: string | null
+  crm_number: string | null
+  whatsapp_number: string | null
+  profile_image_url: string | null
+  organization: { name: string; slug: string }
+  location: { name: string; address: Address; phone_number: string | null } | null
+  services: Pick<
+    TypedTables['services']['Row'],
+    'name' | 'category' | 'description' | 'price_cents' | 'duration_minutes'
+  >[]
+}
+
+/** How much of the month's plan is used; `over_limit` leads wait for an upgrade. */
+export interface LeadUsage {
+  plan_type: Generated['public']['Enums']['plan_type']
+  /** The first day of the month, in the organization's time zone. */
+  month: string
+  leads_per_month: number
+  used: number
+  over_limit: number
+}
+
+/** A free slot. `professional_id` is null where a service is bounded by its capacity; `timezone` is the one to show it in. */
+export interface AvailableSlot {
+  start_time: string
+  end_time: string
+  professional_id: string | null
+  professional_name: string | null
+  location_id: string | null
+  timezone: string
+  seats_left: number
+}
+
 /** What came of run_schedule(). */
 export type ScheduleRun =
   | { ran: false; reason: 'already_running' | 'not_due' | 'nothing_to_do' }
@@ -154,6 +196,23 @@ interface JsonAnswers {
   send_message: Row<'messages'>
   test_webhook_endpoint: Row<'webhook_deliveries'>
   update_webhook_endpoint: Row<'webhook_endpoints'>
+  accept_waiting_list_offer: Row<'bookings'>
+  cancel_booking: Row<'bookings'>
+  complete_booking: Row<'bookings'>
+  confirm_booking: Row<'bookings'>
+  create_booking: Row<'bookings'>
+  create_lead: Row<'leads'>
+  hold_slot: Row<'bookings'>
+  join_waiting_list: Row<'waiting_list'>
+  leave_waiting_list: Row<'waiting_list'>
+  mark_no_show: Row<'bookings'>
+  merge_contacts: Row<'contact_merges'>
+  reschedule_booking: Row<'bookings'>
+  set_plan: Row<'organizations'>
+  undo_merge: Row<'contact_merges'>
+  get_available_slots: AvailableSlot[]
+  get_lead_usage: LeadUsage
+  get_public_profile: PublicProfile | null
   begin_delivery: DeliveryOrder | JobDone
   begin_media_fetch: FetchOrder | JobDone
   begin_replay: ReplayOrder | JobDone

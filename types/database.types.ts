@@ -90,6 +90,152 @@ export type Database = {
           },
         ]
       }
+      'bookings': {
+        Row: {
+          'blocked_until': string
+          'booking_date': string
+          'cancellation_reason': string | null
+          'cancelled_at': string | null
+          'completed_at': string | null
+          'confirmation_method': Database['public']['Enums']['confirmation_method'] | null
+          'confirmed_at': string | null
+          'confirmed_by': Database['public']['Enums']['booking_confirmer'] | null
+          'contact_id': string
+          'created_at': string
+          'created_by': Database['public']['Enums']['booking_creator']
+          'created_by_user_id': string | null
+          'end_time': string
+          'hold_expires_at': string | null
+          'id': string
+          'is_live': boolean
+          'is_offer': boolean
+          'location_id': string | null
+          'metadata': NonNullable<Json>
+          'notes': string | null
+          'off_schedule': boolean
+          'organization_id': string
+          'original_start_time': string | null
+          'pet_id': string | null
+          'price_cents': number | null
+          'professional_id': string | null
+          'rescheduled_count': number
+          'service_id': string
+          'start_time': string
+          'status': Database['public']['Enums']['booking_status']
+          'updated_at': string
+        }
+        ComputedFields: never
+        Insert: {
+          'blocked_until'?: string
+          'booking_date'?: string
+          'cancellation_reason'?: string | null
+          'cancelled_at'?: string | null
+          'completed_at'?: string | null
+          'confirmation_method'?: Database['public']['Enums']['confirmation_method'] | null
+          'confirmed_at'?: string | null
+          'confirmed_by'?: Database['public']['Enums']['booking_confirmer'] | null
+          'contact_id': string
+          'created_at'?: string
+          'created_by'?: Database['public']['Enums']['booking_creator']
+          'created_by_user_id'?: string | null
+          'end_time': string
+          'hold_expires_at'?: string | null
+          'id'?: string
+          'is_live'?: never
+          'is_offer'?: boolean
+          'location_id'?: string | null
+          'metadata'?: NonNullable<Json>
+          'notes'?: string | null
+          'off_schedule'?: boolean
+          'organization_id'?: string
+          'original_start_time'?: string | null
+          'pet_id'?: string | null
+          'price_cents'?: number | null
+          'professional_id'?: string | null
+          'rescheduled_count'?: number
+          'service_id': string
+          'start_time': string
+          'status'?: Database['public']['Enums']['booking_status']
+          'updated_at'?: string
+        }
+        Update: {
+          'blocked_until'?: string
+          'booking_date'?: string
+          'cancellation_reason'?: string | null
+          'cancelled_at'?: string | null
+          'completed_at'?: string | null
+          'confirmation_method'?: Database['public']['Enums']['confirmation_method'] | null
+          'confirmed_at'?: string | null
+          'confirmed_by'?: Database['public']['Enums']['booking_confirmer'] | null
+          'contact_id'?: string
+          'created_at'?: string
+          'created_by'?: Database['public']['Enums']['booking_creator']
+          'created_by_user_id'?: string | null
+          'end_time'?: string
+          'hold_expires_at'?: string | null
+          'id'?: string
+          'is_live'?: never
+          'is_offer'?: boolean
+          'location_id'?: string | null
+          'metadata'?: NonNullable<Json>
+          'notes'?: string | null
+          'off_schedule'?: boolean
+          'organization_id'?: string
+          'original_start_time'?: string | null
+          'pet_id'?: string | null
+          'price_cents'?: number | null
+          'professional_id'?: string | null
+          'rescheduled_count'?: number
+          'service_id'?: string
+          'start_time'?: string
+          'status'?: Database['public']['Enums']['booking_status']
+          'updated_at'?: string
+        }
+        Relationships: [
+          {
+            foreignKeyName: 'bookings_contact_id_fkey'
+            columns: ['organization_id', 'contact_id']
+            isOneToOne: false
+            referencedRelation: 'contacts'
+            referencedColumns: ['organization_id', 'id']
+          },
+          {
+            foreignKeyName: 'bookings_created_by_user_id_fkey'
+            columns: ['organization_id', 'created_by_user_id']
+            isOneToOne: false
+            referencedRelation: 'user_roles'
+            referencedColumns: ['organization_id', 'user_id']
+          },
+          {
+            foreignKeyName: 'bookings_location_id_fkey'
+            columns: ['organization_id', 'location_id']
+            isOneToOne: false
+            referencedRelation: 'locations'
+            referencedColumns: ['organization_id', 'id']
+          },
+          {
+            foreignKeyName: 'bookings_pet_id_fkey'
+            columns: ['organization_id', 'pet_id']
+            isOneToOne: false
+            referencedRelation: 'pets'
+            referencedColumns: ['organization_id', 'id']
+          },
+          {
+            foreignKeyName: 'bookings_professional_id_fkey'
+            columns: ['organization_id', 'professional_id']
+            isOneToOne: false
+            referencedRelation: 'professionals'
+            referencedColumns: ['organization_id', 'id']
+          },
+          {
+            foreignKeyName: 'bookings_service_id_fkey'
+            columns: ['organization_id', 'service_id']
+            isOneToOne: false
+            referencedRelation: 'services'
+            referencedColumns: ['organization_id', 'id']
+          },
+        ]
+      }
       'contact_identities': {
         Row: {
           'contact_id': string
@@ -136,6 +282,78 @@ export type Database = {
           },
         ]
       }
+      'contact_merges': {
+        Row: {
+          'created_at': string
+          'id': string
+          'kept_contact_id': string
+          'merged_at': string
+          'merged_by': string | null
+          'merged_contact_id': string
+          'organization_id': string
+          'undoable_until': string
+          'undone_at': string | null
+          'undone_by': string | null
+          'updated_at': string
+        }
+        ComputedFields: never
+        Insert: {
+          'created_at'?: string
+          'id'?: string
+          'kept_contact_id': string
+          'merged_at'?: string
+          'merged_by'?: string | null
+          'merged_contact_id': string
+          'organization_id'?: string
+          'undoable_until'?: string
+          'undone_at'?: string | null
+          'undone_by'?: string | null
+          'updated_at'?: string
+        }
+        Update: {
+          'created_at'?: string
+          'id'?: string
+          'kept_contact_id'?: string
+          'merged_at'?: string
+          'merged_by'?: string | null
+          'merged_contact_id'?: string
+          'organization_id'?: string
+          'undoable_until'?: string
+          'undone_at'?: string | null
+          'undone_by'?: string | null
+          'updated_at'?: string
+        }
+        Relationships: [
+          {
+            foreignKeyName: 'contact_merges_kept_contact_id_fkey'
+            columns: ['organization_id', 'kept_contact_id']
+            isOneToOne: false
+            referencedRelation: 'contacts'
+            referencedColumns: ['organization_id', 'id']
+          },
+          {
+            foreignKeyName: 'contact_merges_merged_by_fkey'
+            columns: ['organization_id', 'merged_by']
+            isOneToOne: false
+            referencedRelation: 'user_roles'
+            referencedColumns: ['organization_id', 'user_id']
+          },
+          {
+            foreignKeyName: 'contact_merges_merged_contact_id_fkey'
+            columns: ['organization_id', 'merged_contact_id']
+            isOneToOne: false
+            referencedRelation: 'contacts'
+            referencedColumns: ['organization_id', 'id']
+          },
+          {
+            foreignKeyName: 'contact_merges_undone_by_fkey'
+            columns: ['organization_id', 'undone_by']
+            isOneToOne: false
+            referencedRelation: 'user_roles'
+            referencedColumns: ['organization_id', 'user_id']
+          },
+        ]
+      }
       'contacts': {
         Row: {
           'address': NonNullable<Json>
@@ -146,6 +364,7 @@ export type Database = {
           'id': string
           'identity_changed_at': string | null
           'last_interaction_at': string | null
+          'merged_into_id': string | null
           'metadata': NonNullable<Json>
           'name': string | null
           'opted_in_at': string | null
@@ -154,6 +373,7 @@ export type Database = {
           'phone_number': string | null
           'preferences': NonNullable<Json>
           'preferred_location_id': string | null
+          'preferred_professional_id': string | null
           'profile_name': string | null
           'source': string | null
           'status': Database['public']['Enums']['contact_status']
@@ -170,6 +390,7 @@ export type Database = {
           'id'?: string
           'identity_changed_at'?: string | null
           'last_interaction_at'?: string | null
+          'merged_into_id'?: string | null
           'metadata'?: NonNullable<Json>
           'name'?: string | null
           'opted_in_at'?: string | null
@@ -178,6 +399,7 @@ export type Database = {
           'phone_number'?: string | null
           'preferences'?: NonNullable<Json>
           'preferred_location_id'?: string | null
+          'preferred_professional_id'?: string | null
           'profile_name'?: string | null
           'source'?: string | null
           'status'?: Database['public']['Enums']['contact_status']
@@ -193,6 +415,7 @@ export type Database = {
           'id'?: string
           'identity_changed_at'?: string | null
           'last_interaction_at'?: string | null
+          'merged_into_id'?: string | null
           'metadata'?: NonNullable<Json>
           'name'?: string | null
           'opted_in_at'?: string | null
@@ -201,6 +424,7 @@ export type Database = {
           'phone_number'?: string | null
           'preferences'?: NonNullable<Json>
           'preferred_location_id'?: string | null
+          'preferred_professional_id'?: string | null
           'profile_name'?: string | null
           'source'?: string | null
           'status'?: Database['public']['Enums']['contact_status']
@@ -208,6 +432,13 @@ export type Database = {
           'updated_at'?: string
         }
         Relationships: [
+          {
+            foreignKeyName: 'contacts_merged_into_id_fkey'
+            columns: ['organization_id', 'merged_into_id']
+            isOneToOne: false
+            referencedRelation: 'contacts'
+            referencedColumns: ['organization_id', 'id']
+          },
           {
             foreignKeyName: 'contacts_organization_id_fkey'
             columns: ['organization_id']
@@ -220,6 +451,13 @@ export type Database = {
             columns: ['organization_id', 'preferred_location_id']
             isOneToOne: false
             referencedRelation: 'locations'
+            referencedColumns: ['organization_id', 'id']
+          },
+          {
+            foreignKeyName: 'contacts_preferred_professional_id_fkey'
+            columns: ['organization_id', 'preferred_professional_id']
+            isOneToOne: false
+            referencedRelation: 'professionals'
             referencedColumns: ['organization_id', 'id']
           },
         ]
@@ -331,6 +569,89 @@ export type Database = {
             columns: ['organization_id', 'location_id']
             isOneToOne: false
             referencedRelation: 'locations'
+            referencedColumns: ['organization_id', 'id']
+          },
+        ]
+      }
+      'leads': {
+        Row: {
+          'closed_at': string | null
+          'contact_id': string
+          'created_at': string
+          'id': string
+          'is_open': boolean
+          'last_interaction_at': string
+          'lost_reason': string | null
+          'merged_into_id': string | null
+          'metadata': NonNullable<Json>
+          'organization_id': string
+          'over_limit': boolean
+          'professional_id': string | null
+          'respostas': NonNullable<Json>
+          'source': string | null
+          'status': Database['public']['Enums']['lead_status']
+          'updated_at': string
+          'utm': NonNullable<Json>
+        }
+        ComputedFields: never
+        Insert: {
+          'closed_at'?: string | null
+          'contact_id': string
+          'created_at'?: string
+          'id'?: string
+          'is_open'?: never
+          'last_interaction_at'?: string
+          'lost_reason'?: string | null
+          'merged_into_id'?: string | null
+          'metadata'?: NonNullable<Json>
+          'organization_id'?: string
+          'over_limit'?: boolean
+          'professional_id'?: string | null
+          'respostas'?: NonNullable<Json>
+          'source'?: string | null
+          'status'?: Database['public']['Enums']['lead_status']
+          'updated_at'?: string
+          'utm'?: NonNullable<Json>
+        }
+        Update: {
+          'closed_at'?: string | null
+          'contact_id'?: string
+          'created_at'?: string
+          'id'?: string
+          'is_open'?: never
+          'last_interaction_at'?: string
+          'lost_reason'?: string | null
+          'merged_into_id'?: string | null
+          'metadata'?: NonNullable<Json>
+          'organization_id'?: string
+          'over_limit'?: boolean
+          'professional_id'?: string | null
+          'respostas'?: NonNullable<Json>
+          'source'?: string | null
+          'status'?: Database['public']['Enums']['lead_status']
+          'updated_at'?: string
+          'utm'?: NonNullable<Json>
+        }
+        Relationships: [
+          {
+            foreignKeyName: 'leads_contact_id_fkey'
+            columns: ['organization_id', 'contact_id']
+            isOneToOne: false
+            referencedRelation: 'contacts'
+            referencedColumns: ['organization_id', 'id']
+          },
+          {
+            foreignKeyName: 'leads_merged_into_id_fkey'
+            columns: ['organization_id', 'merged_into_id']
+            isOneToOne: false
+            referencedRelation: 'leads'
+            referencedColumns: ['organization_id', 'id']
+          },
+          {
+            foreignKeyName: 'leads_professional_id_fkey'
+            columns: ['organization_id', 'professional_id']
+            isOneToOne: false
+            referencedRelation: 'professionals'
             referencedColumns: ['organization_id', 'id']
           },
         ]
@@ -658,6 +979,7 @@ export type Database = {
           'aurora_config': NonNullable<Json>
           'contextualization_json': NonNullable<Json>
           'created_at': string
+          'hold_minutes': number
           'lead_visibility': Database['public']['Enums']['lead_visibility']
           'operating_hours': NonNullable<Json>
           'organization_id': string
@@ -665,6 +987,7 @@ export type Database = {
           'reminder_offsets': (number)[]
           'retention_overrides': NonNullable<Json>
           'updated_at': string
+          'waiting_list_offer_minutes': number
         }
         ComputedFields: never
         Insert: {
@@ -672,6 +995,7 @@ export type Database = {
           'aurora_config'?: NonNullable<Json>
           'contextualization_json'?: NonNullable<Json>
           'created_at'?: string
+          'hold_minutes'?: number
           'lead_visibility'?: Database['public']['Enums']['lead_visibility']
           'operating_hours'?: NonNullable<Json>
           'organization_id'?: string
@@ -679,12 +1003,14 @@ export type Database = {
           'reminder_offsets'?: (number)[]
           'retention_overrides'?: NonNullable<Json>
           'updated_at'?: string
+          'waiting_list_offer_minutes'?: number
         }
         Update: {
           'ai_config'?: NonNullable<Json>
           'aurora_config'?: NonNullable<Json>
           'contextualization_json'?: NonNullable<Json>
           'created_at'?: string
+          'hold_minutes'?: number
           'lead_visibility'?: Database['public']['Enums']['lead_visibility']
           'operating_hours'?: NonNullable<Json>
           'organization_id'?: string
@@ -692,6 +1018,7 @@ export type Database = {
           'reminder_offsets'?: (number)[]
           'retention_overrides'?: NonNullable<Json>
           'updated_at'?: string
+          'waiting_list_offer_minutes'?: number
         }
         Relationships: [
           {
@@ -755,6 +1082,174 @@ export type Database = {
         }
         Relationships: []
       }
+      'pets': {
+        Row: {
+          'birth_date': string | null
+          'breed': string | null
+          'contact_id': string
+          'created_at': string
+          'id': string
+          'is_active': boolean
+          'medical_notes': string | null
+          'name': string
+          'organization_id': string
+          'species': string | null
+          'updated_at': string
+          'weight_grams': number | null
+        }
+        ComputedFields: never
+        Insert: {
+          'birth_date'?: string | null
+          'breed'?: string | null
+          'contact_id': string
+          'created_at'?: string
+          'id'?: string
+          'is_active'?: boolean
+          'medical_notes'?: string | null
+          'name': string
+          'organization_id'?: string
+          'species'?: string | null
+          'updated_at'?: string
+          'weight_grams'?: number | null
+        }
+        Update: {
+          'birth_date'?: string | null
+          'breed'?: string | null
+          'contact_id'?: string
+          'created_at'?: string
+          'id'?: string
+          'is_active'?: boolean
+          'medical_notes'?: string | null
+          'name'?: string
+          'organization_id'?: string
+          'species'?: string | null
+          'updated_at'?: string
+          'weight_grams'?: number | null
+        }
+        Relationships: [
+          {
+            foreignKeyName: 'pets_contact_id_fkey'
+            columns: ['organization_id', 'contact_id']
+            isOneToOne: false
+            referencedRelation: 'contacts'
+            referencedColumns: ['organization_id', 'id']
+          },
+        ]
+      }
+      'professional_services': {
+        Row: {
+          'created_at': string
+          'organization_id': string
+          'professional_id': string
+          'service_id': string
+        }
+        ComputedFields: never
+        Insert: {
+          'created_at'?: string
+          'organization_id'?: string
+          'professional_id': string
+          'service_id': string
+        }
+        Update: {
+          'created_at'?: string
+          'organization_id'?: string
+          'professional_id'?: string
+          'service_id'?: string
+        }
+        Relationships: [
+          {
+            foreignKeyName: 'professional_services_professional_id_fkey'
+            columns: ['organization_id', 'professional_id']
+            isOneToOne: false
+            referencedRelation: 'professionals'
+            referencedColumns: ['organization_id', 'id']
+          },
+          {
+            foreignKeyName: 'professional_services_service_id_fkey'
+            columns: ['organization_id', 'service_id']
+            isOneToOne: false
+            referencedRelation: 'services'
+            referencedColumns: ['organization_id', 'id']
+          },
+        ]
+      }
+      'professionals': {
+        Row: {
+          'bio': string | null
+          'created_at': string
+          'crm_number': string | null
+          'id': string
+          'is_active': boolean
+          'kind': Database['public']['Enums']['professional_kind']
+          'location_id': string | null
+          'name': string
+          'organization_id': string
+          'profile_image_url': string | null
+          'slug': string
+          'updated_at': string
+          'user_id': string | null
+          'vertical': Database['public']['Enums']['business_vertical'] | null
+          'whatsapp_number': string | null
+        }
+        ComputedFields: never
+        Insert: {
+          'bio'?: string | null
+          'created_at'?: string
+          'crm_number'?: string | null
+          'id'?: string
+          'is_active'?: boolean
+          'kind'?: Database['public']['Enums']['professional_kind']
+          'location_id'?: string | null
+          'name': string
+          'organization_id'?: string
+          'profile_image_url'?: string | null
+          'slug'?: string
+          'updated_at'?: string
+          'user_id'?: string | null
+          'vertical'?: Database['public']['Enums']['business_vertical'] | null
+          'whatsapp_number'?: string | null
+        }
+        Update: {
+          'bio'?: string | null
+          'created_at'?: string
+          'crm_number'?: string | null
+          'id'?: string
+          'is_active'?: boolean
+          'kind'?: Database['public']['Enums']['professional_kind']
+          'location_id'?: string | null
+          'name'?: string
+          'organization_id'?: string
+          'profile_image_url'?: string | null
+          'slug'?: string
+          'updated_at'?: string
+          'user_id'?: string | null
+          'vertical'?: Database['public']['Enums']['business_vertical'] | null
+          'whatsapp_number'?: string | null
+        }
+        Relationships: [
+          {
+            foreignKeyName: 'professionals_location_id_fkey'
+            columns: ['organization_id', 'location_id']
+            isOneToOne: false
+            referencedRelation: 'locations'
+            referencedColumns: ['organization_id', 'id']
+          },
+          {
+            foreignKeyName: 'professionals_organization_id_fkey'
+            columns: ['organization_id']
+            isOneToOne: false
+            referencedRelation: 'organizations'
+            referencedColumns: ['id']
+          },
+          {
+            foreignKeyName: 'professionals_user_id_fkey'
+            columns: ['organization_id', 'user_id']
+            isOneToOne: false
+            referencedRelation: 'user_roles'
+            referencedColumns: ['organization_id', 'user_id']
+          },
+        ]
+      }
       'profiles': {
         Row: {
           'active_organization_id': string | null
@@ -800,6 +1295,125 @@ export type Database = {
           },
         ]
       }
+      'services': {
+        Row: {
+          'buffer_minutes': number
+          'capacity': number
+          'category': string | null
+          'created_at': string
+          'description': string | null
+          'duration_minutes': number
+          'id': string
+          'is_active': boolean
+          'name': string
+          'organization_id': string
+          'price_cents': number | null
+          'requires_pet': boolean
+          'slot_interval_minutes': number | null
+          'updated_at': string
+        }
+        ComputedFields: never
+        Insert: {
+          'buffer_minutes'?: number
+          'capacity'?: number
+          'category'?: string | null
+          'created_at'?: string
+          'description'?: string | null
+          'duration_minutes': number
+          'id'?: string
+          'is_active'?: boolean
+          'name': string
+          'organization_id'?: string
+          'price_cents'?: number | null
+          'requires_pet'?: boolean
+          'slot_interval_minutes'?: number | null
+          'updated_at'?: string
+        }
+        Update: {
+          'buffer_minutes'?: number
+          'capacity'?: number
+          'category'?: string | null
+          'created_at'?: string
+          'description'?: string | null
+          'duration_minutes'?: number
+          'id'?: string
+          'is_active'?: boolean
+          'name'?: string
+          'organization_id'?: string
+          'price_cents'?: number | null
+          'requires_pet'?: boolean
+          'slot_interval_minutes'?: number | null
+          'updated_at'?: string
+        }
+        Relationships: [
+          {
+            foreignKeyName: 'services_organization_id_fkey'
+            columns: ['organization_id']
+            isOneToOne: false
+            referencedRelation: 'organizations'
+            referencedColumns: ['id']
+          },
+        ]
+      }
+      'time_off': {
+        Row: {
+          'created_at': string
+          'ends_at': string
+          'id': string
+          'location_id': string | null
+          'organization_id': string
+          'professional_id': string | null
+          'reason': string | null
+          'starts_at': string
+          'updated_at': string
+        }
+        ComputedFields: never
+        Insert: {
+          'created_at'?: string
+          'ends_at': string
+          'id'?: string
+          'location_id'?: string | null
+          'organization_id'?: string
+          'professional_id'?: string | null
+          'reason'?: string | null
+          'starts_at': string
+          'updated_at'?: string
+        }
+        Update: {
+          'created_at'?: string
+          'ends_at'?: string
+          'id'?: string
+          'location_id'?: string | null
+          'organization_id'?: string
+          'professional_id'?: string | null
+          'reason'?: string | null
+          'starts_at'?: string
+          'updated_at'?: string
+        }
+        Relationships: [
+          {
+            foreignKeyName: 'time_off_location_id_fkey'
+            columns: ['organization_id', 'location_id']
+            isOneToOne: false
+            referencedRelation: 'locations'
+            referencedColumns: ['organization_id', 'id']
+          },
+          {
+            foreignKeyName: 'time_off_organization_id_fkey'
+            columns: ['organization_id']
+            isOneToOne: false
+            referencedRelation: 'organizations'
+            referencedColumns: ['id']
+          },
+          {
+            foreignKeyName: 'time_off_professional_id_fkey'
+            columns: ['organization_id', 'professional_id']
+            isOneToOne: false
+            referencedRelation: 'professionals'
+            referencedColumns: ['organization_id', 'id']
+          },
+        ]
+      }
       'user_roles': {
         Row: {
           'created_at': string
@@ -833,6 +1447,116 @@ export type Database = {
             isOneToOne: false
             referencedRelation: 'organizations'
             referencedColumns: ['id']
+          },
+        ]
+      }
+      'waiting_list': {
+        Row: {
+          'contact_id': string
+          'created_at': string
+          'earliest_date': string | null
+          'id': string
+          'is_open': boolean
+          'latest_date': string | null
+          'location_id': string | null
+          'notes': string | null
+          'offer_count': number
+          'offer_expires_at': string | null
+          'offered_booking_id': string | null
+          'organization_id': string
+          'period': Database['public']['Enums']['day_period']
+          'pet_id': string | null
+          'priority': number
+          'professional_id': string | null
+          'service_id': string
+          'status': Database['public']['Enums']['waiting_list_status']
+          'updated_at': string
+        }
+        ComputedFields: never
+        Insert: {
+          'contact_id': string
+          'created_at'?: string
+          'earliest_date'?: string | null
+          'id'?: string
+          'is_open'?: never
+          'latest_date'?: string | null
+          'location_id'?: string | null
+          'notes'?: string | null
+          'offer_count'?: number
+          'offer_expires_at'?: string | null
+          'offered_booking_id'?: string | null
+          'organization_id'?: string
+          'period'?: Database['public']['Enums']['day_period']
+          'pet_id'?: string | null
+          'priority'?: number
+          'professional_id'?: string | null
+          'service_id': string
+          'status'?: Database['public']['Enums']['waiting_list_status']
+          'updated_at'?: string
+        }
+        Update: {
+          'contact_id'?: string
+          'created_at'?: string
+          'earliest_date'?: string | null
+          'id'?: string
+          'is_open'?: never
+          'latest_date'?: string | null
+          'location_id'?: string | null
+          'notes'?: string | null
+          'offer_count'?: number
+          'offer_expires_at'?: string | null
+          'offered_booking_id'?: string | null
+          'organization_id'?: string
+          'period'?: Database['public']['Enums']['day_period']
+          'pet_id'?: string | null
+          'priority'?: number
+          'professional_id'?: string | null
+          'service_id'?: string
+          'status'?: Database['public']['Enums']['waiting_list_status']
+          'updated_at'?: string
+        }
+        Relationships: [
+          {
+            foreignKeyName: 'waiting_list_contact_id_fkey'
+            columns: ['organization_id', 'contact_id']
+            isOneToOne: false
+            referencedRelation: 'contacts'
+            referencedColumns: ['organization_id', 'id']
+          },
+          {
+            foreignKeyName: 'waiting_list_location_id_fkey'
+            columns: ['organization_id', 'location_id']
+            isOneToOne: false
+            referencedRelation: 'locations'
+            referencedColumns: ['organization_id', 'id']
+          },
+          {
+            foreignKeyName: 'waiting_list_offered_booking_id_fkey'
+            columns: ['organization_id', 'offered_booking_id']
+            isOneToOne: false
+            referencedRelation: 'bookings'
+            referencedColumns: ['organization_id', 'id']
+          },
+          {
+            foreignKeyName: 'waiting_list_pet_id_fkey'
+            columns: ['organization_id', 'pet_id']
+            isOneToOne: false
+            referencedRelation: 'pets'
+            referencedColumns: ['organization_id', 'id']
+          },
+          {
+            foreignKeyName: 'waiting_list_professional_id_fkey'
+            columns: ['organization_id', 'professional_id']
+            isOneToOne: false
+            referencedRelation: 'professionals'
+            referencedColumns: ['organization_id', 'id']
+          },
+          {
+            foreignKeyName: 'waiting_list_service_id_fkey'
+            columns: ['organization_id', 'service_id']
+            isOneToOne: false
+            referencedRelation: 'services'
+            referencedColumns: ['organization_id', 'id']
           },
         ]
       }
@@ -1089,6 +1813,64 @@ export type Database = {
           },
         ]
       }
+      'working_hours': {
+        Row: {
+          'created_at': string
+          'ends_at': string
+          'id': string
+          'location_id': string | null
+          'organization_id': string
+          'professional_id': string
+          'starts_at': string
+          'updated_at': string
+          'valid_from': string | null
+          'valid_until': string | null
+          'weekday': number
+        }
+        ComputedFields: never
+        Insert: {
+          'created_at'?: string
+          'ends_at': string
+          'id'?: string
+          'location_id'?: string | null
+          'organization_id'?: string
+          'professional_id': string
+          'starts_at': string
+          'updated_at'?: string
+          'valid_from'?: string | null
+          'valid_until'?: string | null
+          'weekday': number
+        }
+        Update: {
+          'created_at'?: string
+          'ends_at'?: string
+          'id'?: string
+          'location_id'?: string | null
+          'organization_id'?: string
+          'professional_id'?: string
+          'starts_at'?: string
+          'updated_at'?: string
+          'valid_from'?: string | null
+          'valid_until'?: string | null
+          'weekday'?: number
+        }
+        Relationships: [
+          {
+            foreignKeyName: 'working_hours_location_id_fkey'
+            columns: ['organization_id', 'location_id']
+            isOneToOne: false
+            referencedRelation: 'locations'
+            referencedColumns: ['organization_id', 'id']
+          },
+          {
+            foreignKeyName: 'working_hours_professional_id_fkey'
+            columns: ['organization_id', 'professional_id']
+            isOneToOne: false
+            referencedRelation: 'professionals'
+            referencedColumns: ['organization_id', 'id']
+          },
+        ]
+      }
     }
     Views: {
       [_ in never]: never
@@ -1111,10 +1893,94 @@ export type Database = {
           isSetofReturn: false
         }
       }
+      'accept_waiting_list_offer': {
+        Args: { 'id': string; 'organization_id'?: string }
+        Returns: {
+          'blocked_until': string
+          'booking_date': string
+          'cancellation_reason': string | null
+          'cancelled_at': string | null
+          'completed_at': string | null
+          'confirmation_method': Database['public']['Enums']['confirmation_method'] | null
+          'confirmed_at': string | null
+          'confirmed_by': Database['public']['Enums']['booking_confirmer'] | null
+          'contact_id': string
+          'created_at': string
+          'created_by': Database['public']['Enums']['booking_creator']
+          'created_by_user_id': string | null
+          'end_time': string
+          'hold_expires_at': string | null
+          'id': string
+          'is_live': boolean
+          'is_offer': boolean
+          'location_id': string | null
+          'metadata': NonNullable<Json>
+          'notes': string | null
+          'off_schedule': boolean
+          'organization_id': string
+          'original_start_time': string | null
+          'pet_id': string | null
+          'price_cents': number | null
+          'professional_id': string | null
+          'rescheduled_count': number
+          'service_id': string
+          'start_time': string
+          'status': Database['public']['Enums']['booking_status']
+          'updated_at': string
+        }
+        SetofOptions: {
+          from: '*'
+          to: 'bookings'
+          isOneToOne: true
+          isSetofReturn: false
+        }
+      }
       'begin_delivery': { Args: { 'job': Json }; Returns: Json }
       'begin_media_fetch': { Args: { 'job': Json }; Returns: Json }
       'begin_replay': { Args: { 'job': Json }; Returns: Json }
       'begin_send': { Args: { 'job': Json }; Returns: Json }
+      'cancel_booking': {
+        Args: { 'id': string; 'organization_id'?: string; 'reason'?: string }
+        Returns: {
+          'blocked_until': string
+          'booking_date': string
+          'cancellation_reason': string | null
+          'cancelled_at': string | null
+          'completed_at': string | null
+          'confirmation_method': Database['public']['Enums']['confirmation_method'] | null
+          'confirmed_at': string | null
+          'confirmed_by': Database['public']['Enums']['booking_confirmer'] | null
+          'contact_id': string
+          'created_at': string
+          'created_by': Database['public']['Enums']['booking_creator']
+          'created_by_user_id': string | null
+          'end_time': string
+          'hold_expires_at': string | null
+          'id': string
+          'is_live': boolean
+          'is_offer': boolean
+          'location_id': string | null
+          'metadata': NonNullable<Json>
+          'notes': string | null
+          'off_schedule': boolean
+          'organization_id': string
+          'original_start_time': string | null
+          'pet_id': string | null
+          'price_cents': number | null
+          'professional_id': string | null
+          'rescheduled_count': number
+          'service_id': string
+          'start_time': string
+          'status': Database['public']['Enums']['booking_status']
+          'updated_at': string
+        }
+        SetofOptions: {
+          from: '*'
+          to: 'bookings'
+          isOneToOne: true
+          isSetofReturn: false
+        }
+      }
       'change_member_role': {
         Args: {
           'organization_id'?: string
@@ -1173,6 +2039,48 @@ export type Database = {
           isSetofReturn: true
         }
       }
+      'complete_booking': {
+        Args: { 'id': string; 'organization_id'?: string }
+        Returns: {
+          'blocked_until': string
+          'booking_date': string
+          'cancellation_reason': string | null
+          'cancelled_at': string | null
+          'completed_at': string | null
+          'confirmation_method': Database['public']['Enums']['confirmation_method'] | null
+          'confirmed_at': string | null
+          'confirmed_by': Database['public']['Enums']['booking_confirmer'] | null
+          'contact_id': string
+          'created_at': string
+          'created_by': Database['public']['Enums']['booking_creator']
+          'created_by_user_id': string | null
+          'end_time': string
+          'hold_expires_at': string | null
+          'id': string
+          'is_live': boolean
+          'is_offer': boolean
+          'location_id': string | null
+          'metadata': NonNullable<Json>
+          'notes': string | null
+          'off_schedule': boolean
+          'organization_id': string
+          'original_start_time': string | null
+          'pet_id': string | null
+          'price_cents': number | null
+          'professional_id': string | null
+          'rescheduled_count': number
+          'service_id': string
+          'start_time': string
+          'status': Database['public']['Enums']['booking_status']
+          'updated_at': string
+        }
+        SetofOptions: {
+          from: '*'
+          to: 'bookings'
+          isOneToOne: true
+          isSetofReturn: false
+        }
+      }
       'complete_job': {
         Args: { 'fencing_token': number; 'id': string; 'organization_id': string }
         Returns: {
@@ -1211,6 +2119,53 @@ export type Database = {
           'organization_id': string
         }[]
       }
+      'confirm_booking': {
+        Args: {
+          'confirmation_method'?: Database['public']['Enums']['confirmation_method']
+          'confirmed_by'?: Database['public']['Enums']['booking_confirmer']
+          'id': string
+          'organization_id'?: string
+        }
+        Returns: {
+          'blocked_until': string
+          'booking_date': string
+          'cancellation_reason': string | null
+          'cancelled_at': string | null
+          'completed_at': string | null
+          'confirmation_method': Database['public']['Enums']['confirmation_method'] | null
+          'confirmed_at': string | null
+          'confirmed_by': Database['public']['Enums']['booking_confirmer'] | null
+          'contact_id': string
+          'created_at': string
+          'created_by': Database['public']['Enums']['booking_creator']
+          'created_by_user_id': string | null
+          'end_time': string
+          'hold_expires_at': string | null
+          'id': string
+          'is_live': boolean
+          'is_offer': boolean
+          'location_id': string | null
+          'metadata': NonNullable<Json>
+          'notes': string | null
+          'off_schedule': boolean
+          'organization_id': string
+          'original_start_time': string | null
+          'pet_id': string | null
+          'price_cents': number | null
+          'professional_id': string | null
+          'rescheduled_count': number
+          'service_id': string
+          'start_time': string
+          'status': Database['public']['Enums']['booking_status']
+          'updated_at': string
+        }
+        SetofOptions: {
+          from: '*'
+          to: 'bookings'
+          isOneToOne: true
+          isSetofReturn: false
+        }
+      }
       'connect_instance': {
         Args: {
           'access_token': string
@@ -1225,6 +2180,97 @@ export type Database = {
           'webhook_base_url'?: string
         }
         Returns: Json
+      }
+      'create_booking': {
+        Args: {
+          'contact_id'?: string
+          'created_by'?: Database['public']['Enums']['booking_creator']
+          'hold_id'?: string
+          'id'?: string
+          'location_id'?: string
+          'notes'?: string
+          'off_schedule'?: boolean
+          'organization_id'?: string
+          'pet_id'?: string
+          'professional_id'?: string
+          'service_id'?: string
+          'start_time'?: string
+        }
+        Returns: {
+          'blocked_until': string
+          'booking_date': string
+          'cancellation_reason': string | null
+          'cancelled_at': string | null
+          'completed_at': string | null
+          'confirmation_method': Database['public']['Enums']['confirmation_method'] | null
+          'confirmed_at': string | null
+          'confirmed_by': Database['public']['Enums']['booking_confirmer'] | null
+          'contact_id': string
+          'created_at': string
+          'created_by': Database['public']['Enums']['booking_creator']
+          'created_by_user_id': string | null
+          'end_time': string
+          'hold_expires_at': string | null
+          'id': string
+          'is_live': boolean
+          'is_offer': boolean
+          'location_id': string | null
+          'metadata': NonNullable<Json>
+          'notes': string | null
+          'off_schedule': boolean
+          'organization_id': string
+          'original_start_time': string | null
+          'pet_id': string | null
+          'price_cents': number | null
+          'professional_id': string | null
+          'rescheduled_count': number
+          'service_id': string
+          'start_time': string
+          'status': Database['public']['Enums']['booking_status']
+          'updated_at': string
+        }
+        SetofOptions: {
+          from: '*'
+          to: 'bookings'
+          isOneToOne: true
+          isSetofReturn: false
+        }
+      }
+      'create_lead': {
+        Args: {
+          'contact_id': string
+          'metadata'?: Json
+          'organization_id'?: string
+          'professional_id'?: string
+          'respostas'?: Json
+          'source'?: string
+          'utm'?: Json
+        }
+        Returns: {
+          'closed_at': string | null
+          'contact_id': string
+          'created_at': string
+          'id': string
+          'is_open': boolean
+          'last_interaction_at': string
+          'lost_reason': string | null
+          'merged_into_id': string | null
+          'metadata': NonNullable<Json>
+          'organization_id': string
+          'over_limit': boolean
+          'professional_id': string | null
+          'respostas': NonNullable<Json>
+          'source': string | null
+          'status': Database['public']['Enums']['lead_status']
+          'updated_at': string
+          'utm': NonNullable<Json>
+        }
+        SetofOptions: {
+          from: '*'
+          to: 'leads'
+          isOneToOne: true
+          isSetofReturn: false
+        }
       }
       'create_organization': {
         Args: {
@@ -1471,11 +2517,30 @@ export type Database = {
       }
       'finish_send': { Args: { 'job': Json; 'outcome': Json }; Returns: Json }
       'generate_slug': { Args: { 'input_name': string }; Returns: string }
+      'get_available_slots': {
+        Args: {
+          'from_time': string
+          'location_id'?: string
+          'organization_id'?: string
+          'professional_id'?: string
+          'service_id': string
+          'to_time': string
+        }
+        Returns: Database['public']['CompositeTypes']['available_slot'][]
+        SetofOptions: {
+          from: '*'
+          to: 'available_slot'
+          isOneToOne: false
+          isSetofReturn: true
+        }
+      }
       'get_instance_credentials': {
         Args: { 'instance_id': string; 'organization_id': string }
         Returns: Json
       }
+      'get_lead_usage': { Args: { 'organization_id'?: string }; Returns: Json }
       'get_meta_app': { Args: { 'app_key': string }; Returns: Json }
+      'get_public_profile': { Args: { 'slug': string }; Returns: Json }
       'has_role': {
         Args: {
           'organization_id'?: string
@@ -1483,6 +2548,59 @@ export type Database = {
           'user_id': string
         }
         Returns: boolean
+      }
+      'hold_slot': {
+        Args: {
+          'contact_id': string
+          'created_by'?: Database['public']['Enums']['booking_creator']
+          'id'?: string
+          'location_id'?: string
+          'minutes'?: number
+          'organization_id'?: string
+          'pet_id'?: string
+          'professional_id'?: string
+          'service_id': string
+          'start_time': string
+        }
+        Returns: {
+          'blocked_until': string
+          'booking_date': string
+          'cancellation_reason': string | null
+          'cancelled_at': string | null
+          'completed_at': string | null
+          'confirmation_method': Database['public']['Enums']['confirmation_method'] | null
+          'confirmed_at': string | null
+          'confirmed_by': Database['public']['Enums']['booking_confirmer'] | null
+          'contact_id': string
+          'created_at': string
+          'created_by': Database['public']['Enums']['booking_creator']
+          'created_by_user_id': string | null
+          'end_time': string
+          'hold_expires_at': string | null
+          'id': string
+          'is_live': boolean
+          'is_offer': boolean
+          'location_id': string | null
+          'metadata': NonNullable<Json>
+          'notes': string | null
+          'off_schedule': boolean
+          'organization_id': string
+          'original_start_time': string | null
+          'pet_id': string | null
+          'price_cents': number | null
+          'professional_id': string | null
+          'rescheduled_count': number
+          'service_id': string
+          'start_time': string
+          'status': Database['public']['Enums']['booking_status']
+          'updated_at': string
+        }
+        SetofOptions: {
+          from: '*'
+          to: 'bookings'
+          isOneToOne: true
+          isSetofReturn: false
+        }
       }
       'ingest_webhook': {
         Args: {
@@ -1501,6 +2619,142 @@ export type Database = {
           'role': Database['public']['Enums']['member_role']
         }
         Returns: Json
+      }
+      'join_waiting_list': {
+        Args: {
+          'contact_id': string
+          'earliest_date'?: string
+          'latest_date'?: string
+          'location_id'?: string
+          'notes'?: string
+          'organization_id'?: string
+          'period'?: Database['public']['Enums']['day_period']
+          'pet_id'?: string
+          'priority'?: number
+          'professional_id'?: string
+          'service_id': string
+        }
+        Returns: {
+          'contact_id': string
+          'created_at': string
+          'earliest_date': string | null
+          'id': string
+          'is_open': boolean
+          'latest_date': string | null
+          'location_id': string | null
+          'notes': string | null
+          'offer_count': number
+          'offer_expires_at': string | null
+          'offered_booking_id': string | null
+          'organization_id': string
+          'period': Database['public']['Enums']['day_period']
+          'pet_id': string | null
+          'priority': number
+          'professional_id': string | null
+          'service_id': string
+          'status': Database['public']['Enums']['waiting_list_status']
+          'updated_at': string
+        }
+        SetofOptions: {
+          from: '*'
+          to: 'waiting_list'
+          isOneToOne: true
+          isSetofReturn: false
+        }
+      }
+      'leave_waiting_list': {
+        Args: { 'id': string; 'organization_id'?: string }
+        Returns: {
+          'contact_id': string
+          'created_at': string
+          'earliest_date': string | null
+          'id': string
+          'is_open': boolean
+          'latest_date': string | null
+          'location_id': string | null
+          'notes': string | null
+          'offer_count': number
+          'offer_expires_at': string | null
+          'offered_booking_id': string | null
+          'organization_id': string
+          'period': Database['public']['Enums']['day_period']
+          'pet_id': string | null
+          'priority': number
+          'professional_id': string | null
+          'service_id': string
+          'status': Database['public']['Enums']['waiting_list_status']
+          'updated_at': string
+        }
+        SetofOptions: {
+          from: '*'
+          to: 'waiting_list'
+          isOneToOne: true
+          isSetofReturn: false
+        }
+      }
+      'mark_no_show': {
+        Args: { 'id': string; 'organization_id'?: string }
+        Returns: {
+          'blocked_until': string
+          'booking_date': string
+          'cancellation_reason': string | null
+          'cancelled_at': string | null
+          'completed_at': string | null
+          'confirmation_method': Database['public']['Enums']['confirmation_method'] | null
+          'confirmed_at': string | null
+          'confirmed_by': Database['public']['Enums']['booking_confirmer'] | null
+          'contact_id': string
+          'created_at': string
+          'created_by': Database['public']['Enums']['booking_creator']
+          'created_by_user_id': string | null
+          'end_time': string
+          'hold_expires_at': string | null
+          'id': string
+          'is_live': boolean
+          'is_offer': boolean
+          'location_id': string | null
+          'metadata': NonNullable<Json>
+          'notes': string | null
+          'off_schedule': boolean
+          'organization_id': string
+          'original_start_time': string | null
+          'pet_id': string | null
+          'price_cents': number | null
+          'professional_id': string | null
+          'rescheduled_count': number
+          'service_id': string
+          'start_time': string
+          'status': Database['public']['Enums']['booking_status']
+          'updated_at': string
+        }
+        SetofOptions: {
+          from: '*'
+          to: 'bookings'
+          isOneToOne: true
+          isSetofReturn: false
+        }
+      }
+      'merge_contacts': {
+        Args: { 'keep_contact_id': string; 'merge_contact_id': string; 'organization_id'?: string }
+        Returns: {
+          'created_at': string
+          'id': string
+          'kept_contact_id': string
+          'merged_at': string
+          'merged_by': string | null
+          'merged_contact_id': string
+          'organization_id': string
+          'undoable_until': string
+          'undone_at': string | null
+          'undone_by': string | null
+          'updated_at': string
+        }
+        SetofOptions: {
+          from: '*'
+          to: 'contact_merges'
+          isOneToOne: true
+          isSetofReturn: false
+        }
       }
       'postpone_job': {
         Args: {
@@ -1682,6 +2936,55 @@ export type Database = {
         Args: { 'instance_id': string; 'organization_id': string }
         Returns: undefined
       }
+      'reschedule_booking': {
+        Args: {
+          'id': string
+          'location_id'?: string
+          'off_schedule'?: boolean
+          'organization_id'?: string
+          'professional_id'?: string
+          'start_time': string
+        }
+        Returns: {
+          'blocked_until': string
+          'booking_date': string
+          'cancellation_reason': string | null
+          'cancelled_at': string | null
+          'completed_at': string | null
+          'confirmation_method': Database['public']['Enums']['confirmation_method'] | null
+          'confirmed_at': string | null
+          'confirmed_by': Database['public']['Enums']['booking_confirmer'] | null
+          'contact_id': string
+          'created_at': string
+          'created_by': Database['public']['Enums']['booking_creator']
+          'created_by_user_id': string | null
+          'end_time': string
+          'hold_expires_at': string | null
+          'id': string
+          'is_live': boolean
+          'is_offer': boolean
+          'location_id': string | null
+          'metadata': NonNullable<Json>
+          'notes': string | null
+          'off_schedule': boolean
+          'organization_id': string
+          'original_start_time': string | null
+          'pet_id': string | null
+          'price_cents': number | null
+          'professional_id': string | null
+          'rescheduled_count': number
+          'service_id': string
+          'start_time': string
+          'status': Database['public']['Enums']['booking_status']
+          'updated_at': string
+        }
+        SetofOptions: {
+          from: '*'
+          to: 'bookings'
+          isOneToOne: true
+          isSetofReturn: false
+        }
+      }
       'retry_failed_queue_jobs': { Args: Record<PropertyKey, never>; Returns: number }
       'retry_message': {
         Args: { 'message_id': string; 'organization_id'?: string }
@@ -1792,6 +3095,35 @@ export type Database = {
           isSetofReturn: false
         }
       }
+      'set_plan': {
+        Args: {
+          'organization_id': string
+          'plan_expires_at'?: string
+          'plan_type': Database['public']['Enums']['plan_type']
+        }
+        Returns: {
+          'closed_at': string | null
+          'created_at': string
+          'currency': string
+          'id': string
+          'is_active': boolean
+          'locale': string
+          'metadata': NonNullable<Json>
+          'name': string
+          'plan_expires_at': string | null
+          'plan_type': Database['public']['Enums']['plan_type']
+          'slug': string
+          'timezone': string
+          'updated_at': string
+          'vertical': Database['public']['Enums']['business_vertical']
+        }
+        SetofOptions: {
+          from: '*'
+          to: 'organizations'
+          isOneToOne: true
+          isSetofReturn: false
+        }
+      }
       'test_webhook_endpoint': {
         Args: { 'endpoint_id': string; 'organization_id'?: string }
         Returns: {
@@ -1815,6 +3147,28 @@ export type Database = {
         SetofOptions: {
           from: '*'
           to: 'webhook_deliveries'
+          isOneToOne: true
+          isSetofReturn: false
+        }
+      }
+      'undo_merge': {
+        Args: { 'merge_id': string; 'organization_id'?: string }
+        Returns: {
+          'created_at': string
+          'id': string
+          'kept_contact_id': string
+          'merged_at': string
+          'merged_by': string | null
+          'merged_contact_id': string
+          'organization_id': string
+          'undoable_until': string
+          'undone_at': string | null
+          'undone_by': string | null
+          'updated_at': string
+        }
+        SetofOptions: {
+          from: '*'
+          to: 'contact_merges'
           isOneToOne: true
           isSetofReturn: false
         }
@@ -1865,6 +3219,9 @@ export type Database = {
       'user_organization_id': { Args: { 'user_id'?: string }; Returns: string }
     }
     Enums: {
+      'booking_confirmer': 'patient' | 'agent' | 'system'
+      'booking_creator': 'ai' | 'flow' | 'human' | 'customer' | 'system'
+      'booking_status': 'hold' | 'scheduled' | 'confirmed' | 'completed' | 'cancelled' | 'no_show'
       'business_vertical':
         | 'clinic'
         | 'petshop'
@@ -1873,12 +3230,15 @@ export type Database = {
         | 'automotive'
         | 'insurance'
         | 'other'
+      'confirmation_method': 'whatsapp' | 'phone' | 'dashboard'
       'contact_status': 'active' | 'inactive' | 'blocked'
       'conversation_priority': 'low' | 'normal' | 'high' | 'urgent'
       'conversation_status': 'active' | 'waiting_human' | 'transferred' | 'closed'
+      'day_period': 'any' | 'morning' | 'afternoon' | 'evening'
       'identity_kind': 'phone' | 'wa_id' | 'jid' | 'lid' | 'bsuid'
       'instance_status': 'connecting' | 'connected' | 'disconnected' | 'banned'
       'job_status': 'pending' | 'waiting' | 'processing' | 'completed' | 'failed' | 'dead'
+      'lead_status': 'novo' | 'em_contato' | 'agendado' | 'fechado' | 'perdido'
       'lead_visibility': 'all' | 'own'
       'member_role': 'viewer' | 'attendant' | 'admin' | 'owner'
       'message_direction': 'inbound' | 'outbound'
@@ -1900,11 +3260,21 @@ export type Database = {
         | 'template'
         | 'unsupported'
       'plan_type': 'free' | 'pro' | 'agency'
+      'professional_kind': 'doctor' | 'veterinarian' | 'groomer' | 'consultant' | 'other'
+      'waiting_list_status': 'waiting' | 'offered' | 'booked' | 'expired' | 'cancelled'
       'webhook_delivery_status': 'pending' | 'delivering' | 'delivered' | 'failed' | 'dead'
       'whatsapp_provider': 'meta_cloud' | 'evolution' | 'zapi'
     }
     CompositeTypes: {
-      [_ in never]: never
+      'available_slot': {
+        'start_time': string | null
+        'end_time': string | null
+        'professional_id': string | null
+        'professional_name': string | null
+        'location_id': string | null
+        'timezone': string | null
+        'seats_left': number | null
+      }
     }
   }
 }
@@ -2009,6 +3379,9 @@ export type CompositeTypes<
 export const Constants = {
   'public': {
     Enums: {
+      'booking_confirmer': ['patient', 'agent', 'system'],
+      'booking_creator': ['ai', 'flow', 'human', 'customer', 'system'],
+      'booking_status': ['hold', 'scheduled', 'confirmed', 'completed', 'cancelled', 'no_show'],
       'business_vertical': [
         'clinic',
         'petshop',
@@ -2018,12 +3391,15 @@ export const Constants = {
         'insurance',
         'other',
       ],
+      'confirmation_method': ['whatsapp', 'phone', 'dashboard'],
       'contact_status': ['active', 'inactive', 'blocked'],
       'conversation_priority': ['low', 'normal', 'high', 'urgent'],
       'conversation_status': ['active', 'waiting_human', 'transferred', 'closed'],
+      'day_period': ['any', 'morning', 'afternoon', 'evening'],
       'identity_kind': ['phone', 'wa_id', 'jid', 'lid', 'bsuid'],
       'instance_status': ['connecting', 'connected', 'disconnected', 'banned'],
       'job_status': ['pending', 'waiting', 'processing', 'completed', 'failed', 'dead'],
+      'lead_status': ['novo', 'em_contato', 'agendado', 'fechado', 'perdido'],
       'lead_visibility': ['all', 'own'],
       'member_role': ['viewer', 'attendant', 'admin', 'owner'],
       'message_direction': ['inbound', 'outbound'],
@@ -2046,6 +3422,8 @@ export const Constants = {
         'unsupported',
       ],
       'plan_type': ['free', 'pro', 'agency'],
+      'professional_kind': ['doctor', 'veterinarian', 'groomer', 'consultant', 'other'],
+      'waiting_list_status': ['waiting', 'offered', 'booked', 'expired', 'cancelled'],
       'webhook_delivery_status': ['pending', 'delivering', 'delivered', 'failed', 'dead'],
       'whatsapp_provider': ['meta_cloud', 'evolution', 'zapi'],
     },

@@ -2,6 +2,7 @@
 // Runs in browsers, Node and Deno.
 
 export type {
+  AvailableSlot,
   Database,
   Enums,
   FunctionArgs,
@@ -10,6 +11,8 @@ export type {
   InstanceAnswer,
   Invitation,
   Json,
+  LeadUsage,
+  PublicProfile,
   TableName,
   Tables,
   TablesInsert,

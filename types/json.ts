@@ -69,6 +69,16 @@ export const messageMetadata = z.looseObject({
 })
 export type MessageMetadata = z.infer<typeof messageMetadata>
 
+/** leads.utm: where the person came from, as campaigns are tagged. */
+export const utm = z.looseObject({
+  source: z.string().optional(),
+  medium: z.string().optional(),
+  campaign: z.string().optional(),
+  term: z.string().optional(),
+  content: z.string().optional(),
+})
+export type Utm = z.infer<typeof utm>
+
 /** Objects whose keys are the organization's own, or come with the feature that reads them. */
 export const freeObject = z.record(z.string(), z.json())
 export type FreeObject = z.infer<typeof freeObject>

@@ -51,6 +51,64 @@ const instance = z.object({
   sending_stopped_reason: z.string().nullable(),
 })
 
+const booking = z.object({
+  id,
+  contact_id: id,
+  pet_id: id.nullable(),
+  service_id: id,
+  professional_id: id.nullable(),
+  location_id: id.nullable(),
+  status: z.enum(['hold', 'scheduled', 'confirmed', 'completed', 'cancelled', 'no_show']),
+  start_time: time,
+  end_time: time,
+  /** The local day, in `timezone`. */
+  booking_date: z.string(),
+  timezone: z.string(),
+  hold_expires_at: time.nullable(),
+  is_offer: z.boolean(),
+  created_by: z.enum(['ai', 'flow', 'human', 'customer', 'system']),
+  price_cents: z.int().nullable(),
+  confirmed_at: time.nullable(),
+  confirmed_by: z.enum(['patient', 'agent', 'system']).nullable(),
+  cancelled_at: time.nullable(),
+  cancellation_reason: z.string().nullable(),
+  completed_at: time.nullable(),
+  rescheduled_count: z.int(),
+  original_start_time: time.nullable(),
+  created_at: time,
+})
+
+const waitingListEntry = z.object({
+  id,
+  contact_id: id,
+  service_id: id,
+  professional_id: id.nullable(),
+  location_id: id.nullable(),
+  pet_id: id.nullable(),
+  priority: z.int(),
+  status: z.enum(['waiting', 'offered', 'booked', 'expired', 'cancelled']),
+  offered_booking_id: id.nullable(),
+  offer_expires_at: time.nullable(),
+  created_at: time,
+})
+
+const leadStatus = z.enum(['novo', 'em_contato', 'agendado', 'fechado', 'perdido'])
+
+const lead = z.object({
+  id,
+  contact_id: id,
+  professional_id: id.nullable(),
+  status: leadStatus,
+  previous_status: leadStatus.nullable(),
+  source: z.string().nullable(),
+  respostas: z.record(z.string(), z.json()),
+  closed_at: time.nullable(),
+  lost_reason: z.string().nullable(),
+  created_at: time,
+})
+
+const merge = { merge_id: id, kept_contact_id: id, merged_contact_id: id }
+
 function event<Type extends string, Facts extends z.ZodRawShape>(type: Type, facts: Facts) {
   return z.object({ type: z.literal(type), timestamp: time, data: z.object({ organization_id: id, ...facts }) })
 }
@@ -67,6 +125,31 @@ export const webhookEvent = z.discriminatedUnion('type', [
   event('conversation.opened', { conversation }),
   event('conversation.closed', { conversation }),
   event('contact.created', { contact: contact.extend({ source: z.string().nullable(), created_at: time }) }),
+  /** Two contacts are one person: what refers to the merged one is the kept one's now; and the way back. */
+  event('contact.merged', merge),
+  event('contact.unmerged', merge),
+  event('lead.created', { lead, contact }),
+  event('lead.status_changed', { lead, contact }),
+  /** The plan's month is full: this one is kept, and released by an upgrade. */
+  event('lead.over_limit', { lead_id: id }),
+  event('lead.released', { lead, contact }),
+  /** A slot is kept for somebody; then comes booking.created, or booking.released when nothing came of it. */
+  event('booking.held', { booking, contact }),
+  event('booking.released', { booking, contact }),
+  event('booking.created', { booking, contact }),
+  /** Another price, note, animal …, not another time. */
+  event('booking.updated', { booking, contact }),
+  event('booking.rescheduled', { booking, contact }),
+  event('booking.confirmed', { booking, contact }),
+  event('booking.completed', { booking, contact }),
+  event('booking.cancelled', { booking, contact }),
+  event('booking.no_show', { booking, contact }),
+  event('waiting_list.joined', { entry: waitingListEntry, contact }),
+  /** A slot became free and is held for this customer until offer_expires_at: ask him. */
+  event('waiting_list.offered', { entry: waitingListEntry, contact }),
+  event('waiting_list.booked', { entry: waitingListEntry, contact }),
+  event('waiting_list.expired', { entry: waitingListEntry, contact }),
+  event('waiting_list.left', { entry: waitingListEntry, contact }),
   event('instance.connected', { instance }),
   event('instance.disconnected', { instance }),
   /** The provider refuses the number: nothing is sent until an administrator acts. */

@@ -450,6 +450,7 @@ create function private.is_operating_hours(hours jsonb)
 returns boolean
 language sql
 immutable
+strict
 set search_path = ''
 as $$
   select not exists (

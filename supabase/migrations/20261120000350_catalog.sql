@@ -204,7 +204,7 @@ create table public.working_hours (
   id uuid not null default private.uuid_v7(),
   professional_id uuid not null,
   location_id uuid,
-  weekday smallint not null,
+  weekday int not null,
   starts_at time not null,
   ends_at time not null,
   valid_from date,

@@ -365,6 +365,7 @@ as $$
 $$;
 comment on function private.next_booking_statuses(public.booking_status) is
   'What may follow a status. completed and no_show correct each other; cancelled is final: its slot has gone to somebody else.';
+grant execute on function private.next_booking_statuses(public.booking_status) to service_role;
 
 create function private.tg_bookings__change_status()
 returns trigger

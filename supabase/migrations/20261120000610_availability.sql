@@ -127,7 +127,7 @@ begin
   with hours as (
     -- The hours of those who give it …
     select h.professional_id, coalesce(h.location_id, p.location_id) as location_id,
-      h.weekday::int, h.starts_at, h.ends_at, h.valid_from, h.valid_until
+      h.weekday, h.starts_at, h.ends_at, h.valid_from, h.valid_until
     from public.professional_services g
     join public.professionals p on p.organization_id = g.organization_id and p.id = g.professional_id
     join public.working_hours h on h.organization_id = p.organization_id and h.professional_id = p.id

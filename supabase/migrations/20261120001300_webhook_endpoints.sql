@@ -12,7 +12,11 @@ set search_path = ''
 as $$
   select array[
     'message.received', 'message.sent', 'message.delivered', 'message.read', 'message.played', 'message.failed',
-    'conversation.opened', 'conversation.closed', 'contact.created',
+    'conversation.opened', 'conversation.closed', 'contact.created', 'contact.merged', 'contact.unmerged',
+    'lead.created', 'lead.status_changed', 'lead.over_limit', 'lead.released',
+    'booking.held', 'booking.released', 'booking.created', 'booking.updated', 'booking.rescheduled', 'booking.confirmed',
+    'booking.completed', 'booking.cancelled', 'booking.no_show',
+    'waiting_list.joined', 'waiting_list.offered', 'waiting_list.booked', 'waiting_list.expired', 'waiting_list.left',
     'instance.connected', 'instance.disconnected', 'instance.sending_stopped', 'webhook.test'
   ]
 $$;

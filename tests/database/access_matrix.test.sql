@@ -32,6 +32,19 @@ insert into attempts values
   ('webhook_endpoint_secrets', $$(organization_id, endpoint_id, secret) values (:org, gen_random_uuid(), 'x')$$, 'secret = secret'),
   ('webhook_deliveries', $$(organization_id, endpoint_id, event_id, event_type, webhook_url, payload) values (:org, gen_random_uuid(), gen_random_uuid(), 'webhook.test', 'x', '{}')$$, 'payload = payload'),
   ('api_call_logs', $$(organization_id, service, endpoint, method, response_time_ms, success) values (:org, 'x', 'x', 'GET', 1, true)$$, 'success = success'),
+  ('services', $$(organization_id, name, duration_minutes) values (:org, 'x', 30)$$, 'name = name'),
+  ('professionals', $$(organization_id, name) values (:org, 'x')$$, 'bio = bio'),
+  ('professional_services', $$(organization_id, professional_id, service_id) values (:org, gen_random_uuid(), gen_random_uuid())$$, 'created_at = created_at'),
+  ('working_hours', $$(organization_id, professional_id, weekday, starts_at, ends_at) values (:org, gen_random_uuid(), 1, '08:00', '09:00')$$, 'weekday = weekday'),
+  ('time_off', $$(organization_id, starts_at, ends_at) values (:org, now(), now() + interval '1 hour')$$, 'reason = reason'),
+  ('pets', $$(organization_id, contact_id, name) values (:org, gen_random_uuid(), 'x')$$, 'name = name'),
+  ('leads', $$(organization_id, contact_id) select c.organization_id, c.id from public.contacts c where c.organization_id = :org and c.name = 'Ninguém'$$, 'source = source'),
+  ('bookings', $$(organization_id, contact_id, service_id, start_time, end_time) select c.organization_id, c.id, s.id, now(), now() + interval '30 minutes' from public.contacts c join public.services s on s.organization_id = c.organization_id where c.organization_id = :org and c.name = 'Ninguém' and s.name = 'Ninguém'$$, 'notes = notes'),
+  ('waiting_list', $$(organization_id, contact_id, service_id) values (:org, gen_random_uuid(), gen_random_uuid())$$, 'notes = notes'),
+  ('lead_usage', $$(organization_id, month, used) values (:org, '2026-01-01', 1)$$, 'used = used'),
+  ('contact_merges', $$(organization_id, kept_contact_id, merged_contact_id) values (:org, gen_random_uuid(), gen_random_uuid())$$, 'undone_at = undone_at'),
+  ('contact_merge_changes', $$(organization_id, merge_id, position, is_move, table_name, row_ids, before, after) values (:org, gen_random_uuid(), 1, true, 'x', '{}', '{}', '{}')$$, 'table_name = table_name'),
+  ('plan_features', $$(plan_type, leads_per_month) values ('free', 1)$$, 'leads_per_month = leads_per_month'),
   ('schedules', $$(name, description, expression, command) values ('x', 'x', '* * * * *', 'select 1')$$, 'is_active = is_active'),
   ('schedule_runs', $$(name, driver, scheduled_for) values ('x', 'x', now())$$, 'error = error');
 grant select on attempts to anon, authenticated, service_role;
@@ -61,6 +74,7 @@ as $$
     -- The platform's own: nobody's rows.
     when 'schedules' then 'true'
     when 'schedule_runs' then 'true'
+    when 'plan_features' then 'true'
     else format('organization_id = %L', tests.the(tenant, 'organization_id'))
   end
 $$;
@@ -154,9 +168,9 @@ begin
         pg_temp.rows_of(table_name, 'petshop')));
     when 'delete' then
       clinic := pg_temp.touched(format('delete from %s where %s', pg_temp.relation(table_name),
-        pg_temp.rows_of(table_name, 'clinic') || case table_name when 'contacts' then ' and name = ''Ninguém''' else '' end));
+        pg_temp.rows_of(table_name, 'clinic') || case when table_name in ('contacts', 'services', 'professionals') then ' and name = ''Ninguém''' else '' end));
       petshop := pg_temp.touched(format('delete from %s where %s', pg_temp.relation(table_name),
-        pg_temp.rows_of(table_name, 'petshop') || case table_name when 'contacts' then ' and name = ''Ninguém''' else '' end));
+        pg_temp.rows_of(table_name, 'petshop') || case when table_name in ('contacts', 'services', 'professionals') then ' and name = ''Ninguém''' else '' end));
   end case;
   perform tests.authenticate_as_nobody();
   return pg_temp.verdict(clinic, petshop, persona);

@@ -17,7 +17,10 @@ create table tests.tenants (
   contact_id uuid not null,
   conversation_id uuid not null,
   message_id uuid not null,
-  endpoint_id uuid not null
+  endpoint_id uuid not null,
+  service_id uuid not null,
+  professional_id uuid not null,
+  booking_id uuid not null
 );
 grant select, insert on tests.tenants to postgres;
 grant select on tests.tenants to anon, authenticated, service_role;
@@ -153,6 +156,9 @@ begin
   t.conversation_id := gen_random_uuid();
   t.message_id := gen_random_uuid();
   t.endpoint_id := gen_random_uuid();
+  t.service_id := gen_random_uuid();
+  t.professional_id := gen_random_uuid();
+  t.booking_id := gen_random_uuid();
 
   insert into public.organizations (id, name, slug, vertical) values (t.organization_id, name, name, 'clinic');
   insert into public.organization_settings (organization_id) values (t.organization_id);
@@ -199,6 +205,35 @@ begin
   values (t.organization_id, t.endpoint_id, gen_random_uuid(), 'webhook.test', 'https://' || name || '.example/hook', '{}');
   insert into public.api_call_logs (organization_id, service, endpoint, method, response_time_ms, success)
   values (t.organization_id, 'meta_graph', '/messages', 'POST', 100, true);
+  insert into public.services (organization_id, id, name, duration_minutes)
+  values (t.organization_id, t.service_id, 'Consulta', 30);
+  insert into public.professionals (organization_id, id, user_id, name)
+  values (t.organization_id, t.professional_id, t.attendant_id, 'Ana');
+  insert into public.professional_services (organization_id, professional_id, service_id)
+  values (t.organization_id, t.professional_id, t.service_id);
+  -- Every day, so that a story finds hours on whatever day it is told.
+  insert into public.working_hours (organization_id, professional_id, weekday, starts_at, ends_at)
+  select t.organization_id, t.professional_id, weekday, '08:00', '12:00' from generate_series(0, 6) weekday;
+  insert into public.time_off (organization_id, professional_id, starts_at, ends_at)
+  values (t.organization_id, t.professional_id, '2020-01-01T00:00Z', '2020-01-02T00:00Z');
+  -- Two that nothing refers to, so that DELETE can be tried.
+  insert into public.services (organization_id, name, duration_minutes) values (t.organization_id, 'Ninguém', 30);
+  insert into public.professionals (organization_id, name) values (t.organization_id, 'Ninguém');
+  insert into public.pets (organization_id, contact_id, name) values (t.organization_id, t.contact_id, 'Rex');
+  insert into public.leads (organization_id, contact_id, professional_id) values (t.organization_id, t.contact_id, t.professional_id);
+  insert into public.bookings (organization_id, id, contact_id, service_id, professional_id, start_time, end_time)
+  values (
+    t.organization_id, t.booking_id, t.contact_id, t.service_id, t.professional_id, '2020-01-06T12:00Z', '2020-01-06T12:30Z');
+  insert into public.waiting_list (organization_id, contact_id, service_id) values (t.organization_id, t.contact_id, t.service_id);
+  with merge as (
+    insert into public.contact_merges (organization_id, kept_contact_id, merged_contact_id, undone_at)
+    select t.organization_id, t.contact_id, c.id, now()
+    from public.contacts c
+    where c.organization_id = t.organization_id and c.name = 'Ninguém'
+    returning id
+  )
+  insert into private.contact_merge_changes (organization_id, merge_id, position, is_move, table_name, row_ids, before, after)
+  select t.organization_id, merge.id, 1, true, 'public.pets', '{}', '{}', '{}' from merge;
   insert into tests.tenants select t.*;
   return t.organization_id;
 end;
