@@ -71,7 +71,7 @@ begin
   elsif created_by <> 'human' then
     perform private.raise_error('BL002', 'not_allowed', 'Only the platform may book in the name of somebody else');
   end if;
-  return 'human';
+  return 'human'::public.booking_creator;
 end;
 $$;
 comment on function private.booking_creator(public.booking_creator) is 'Who books: a member is always human; the platform says.';
@@ -174,7 +174,7 @@ declare
   picked private.pick;
 begin
   if off_schedule and private.is_assigned(service) then
-    select p.id, coalesce(pick_agenda.location_id, p.location_id), null into picked
+    select p.id, coalesce(pick_agenda.location_id, p.location_id), null::text into picked
     from public.professional_services g
     join public.professionals p on p.organization_id = g.organization_id and p.id = g.professional_id
     where g.organization_id = service.organization_id
@@ -190,7 +190,7 @@ begin
       p.id
     limit 1;
   elsif off_schedule then
-    select null, place.id, null into picked
+    select null::uuid, place.id, null::text into picked
     from (
       select l.id from public.locations l where l.organization_id = service.organization_id and l.is_active
       union all

@@ -113,7 +113,7 @@ as $$
 declare
   begins constant timestamp := freed.start_time at time zone private.zone_of(freed.organization_id, freed.location_id);
   candidate public.waiting_list;
-  passed_over uuid[] := '{}';
+  passed_over uuid[] := array[]::uuid[];
   wanted public.bookings;
   offer public.bookings;
 begin

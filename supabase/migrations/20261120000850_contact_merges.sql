@@ -104,7 +104,7 @@ declare
   );
   changed uuid[];
   one uuid;
-  all_changed uuid[] := '{}';
+  all_changed uuid[] := array[]::uuid[];
 begin
   begin
     execute statement using after, before, organization_id, row_ids into changed;
