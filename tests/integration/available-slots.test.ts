@@ -6,6 +6,7 @@
 import { randomUUID } from 'node:crypto'
 import postgres from 'postgres'
 import { afterAll, describe, expect, test } from 'vitest'
+import type { OperatingHours } from '../../types/index.ts'
 import {
   type Agenda,
   blocksOn,
@@ -503,6 +504,14 @@ async function differs(agenda: Agenda, question: Question): Promise<boolean> {
 
 /** Less and less of an agenda, as long as they differ. */
 async function smallest(agenda: Agenda, question: Question): Promise<Agenda> {
+  for (const less of oneLess(agenda)) {
+    if (await differs(less, question)) return await smallest(less, question)
+  }
+  return agenda
+}
+
+/** The agenda without one of its rows, or one day of opening hours. */
+function oneLess(agenda: Agenda): Agenda[] {
   const lists = [
     'bookings',
     'time_off',
@@ -512,20 +521,22 @@ async function smallest(agenda: Agenda, question: Question): Promise<Agenda> {
     'locations',
     'services',
   ] as const
-  let small = agenda
-  for (let isSmaller = true; isSmaller;) {
-    isSmaller = false
-    for (const list of lists) {
-      for (const row of small[list]) {
-        const without = { ...small, [list]: small[list].filter((one: object) => one !== row) }
-        if (await differs(without, question)) {
-          small = without
-          isSmaller = true
-        }
-      }
-    }
-  }
-  return small
+  const oneDayLess = (hours: OperatingHours | null) =>
+    Object.keys(hours ?? {}).map((day) =>
+      Object.fromEntries(Object.entries(hours ?? {}).filter(([other]) => other !== day))
+    )
+  return [
+    ...lists.flatMap((list) =>
+      agenda[list].map((row) => ({ ...agenda, [list]: agenda[list].filter((one: object) => one !== row) }))
+    ),
+    ...oneDayLess(agenda.operating_hours).map((operating_hours) => ({ ...agenda, operating_hours })),
+    ...agenda.locations.flatMap((location, index) =>
+      oneDayLess(location.operating_hours).map((operating_hours) => ({
+        ...agenda,
+        locations: agenda.locations.with(index, { ...location, operating_hours }),
+      }))
+    ),
+  ]
 }
 
 function described(agenda: Agenda, question: Question): string {
