@@ -14,7 +14,7 @@ import { createClient, type SupabaseClient } from '@supabase/supabase-js'
 import { Webhook } from 'standardwebhooks'
 import WebSocket from 'ws'
 import { z } from 'zod'
-import { type Database, webhookEvent, type WebhookEventType } from '../types/index.ts'
+import { type AvailableSlot, businessError, type Database, webhookEvent, type WebhookEventType } from '../types/index.ts'
 import { apiKeys } from './api-keys.ts'
 import { DataDirectory } from './data-directory.ts'
 import { dataDir, stackOptions } from './environment.ts'
@@ -95,6 +95,10 @@ async function play({ api, publishableKey, remark }: Stage): Promise<void> {
   await invite(bruno, carla, petshop.id)
   told(`${petshop.name} is ${petshop.slug}`)
 
+  step('Júlia says what can be booked: an evaluation with Dr. Helena, on Saturday mornings.')
+  const evaluation = await offerEvaluation(julia, clinic.id)
+  told('a service, a professional and her hours, in São Paulo time')
+
   step("Júlia connects the clinic's WhatsApp number.")
   const appSecret = randomBytes(16).toString('hex')
   const phoneNumberId = String(randomInt(10 ** 14, 10 ** 14 + 2 ** 47))
@@ -107,7 +111,7 @@ async function play({ api, publishableKey, remark }: Stage): Promise<void> {
   const endpoint = await callFunction(julia, 'manage-webhook', {
     organization_id: clinic.id,
     url: crm.url,
-    event_types: ['message.received', 'message.read'],
+    event_types: ['message.received', 'booking.created', 'message.read'],
   })
   if (endpoint.status === 201) {
     crm.knows(z.object({ secret: z.string() }).parse(endpoint.answer).secret)
@@ -145,6 +149,19 @@ async function play({ api, publishableKey, remark }: Stage): Promise<void> {
   told(`${contact.name}, ${contact.phone_number}, ${unread_count} unread`)
   told(`“${message.content}”`)
 
+  step('Rafael looks for the slot and books it.')
+  const slot = await saturdayAtHalfPastNine(rafael, evaluation)
+  const wish = { contact_id: contact.id, service_id: evaluation, start_time: slot.start_time }
+  const booking = valueOf(await rafael.client.rpc('create_booking', { ...wish, id: randomUUID() }))
+  told(`${localTime(slot)} with ${slot.professional_name}: ${booking.status}`)
+
+  step('Somebody else wants the same slot.')
+  const refused = businessError((await julia.client.rpc('create_booking', wish)).error)
+  expect(refused?.name === 'slot_unavailable', 'the same slot was booked twice')
+  const [nearest] = z.array(z.object({ start_time: z.string() })).parse(refused.detail.alternatives)
+  expect(nearest !== undefined, 'no other slot was named')
+  told(`${refused.name}; the nearest free one is ${localTime({ ...slot, ...nearest })}`)
+
   step('Rafael answers; his telephone is not sure that it went out, and sends it again.')
   const reply = { conversation_id: conversation.id, content: 'Temos, sim! 😊 Até sábado, Maria.', client_message_id: randomUUID() }
   const answer = valueOf(await rafael.client.rpc('send_message', reply))
@@ -157,7 +174,7 @@ async function play({ api, publishableKey, remark }: Stage): Promise<void> {
 
   if (endpoint.status === 201) {
     step('The CRM has heard of it, signed and verified.')
-    const events = await crm.heard('message.received', 'message.read')
+    const events = await crm.heard('message.received', 'booking.created', 'message.read')
     for (const event of events) told(event)
   }
   await crm.close()
@@ -166,8 +183,10 @@ async function play({ api, publishableKey, remark }: Stage): Promise<void> {
   const carlas = await inboxOf(carla)
   const contacts = valueOf(await carla.client.from('contacts').select('id'))
   const messages = valueOf(await carla.client.from('messages').select('id'))
-  expect(carlas.length + contacts.length + messages.length === 0, "Carla sees another tenant's rows")
-  told(`${carlas.length} conversations, ${contacts.length} contacts, ${messages.length} messages`)
+  const bookings = valueOf(await carla.client.from('bookings').select('id'))
+  const seen = carlas.length + contacts.length + messages.length + bookings.length
+  expect(seen === 0, "Carla sees another tenant's rows")
+  told(`${carlas.length} conversations, ${contacts.length} contacts, ${messages.length} messages, ${bookings.length} bookings`)
 
   console.log(`\nAll of it happened, in ${((performance.now() - started) / 1000).toFixed(1)} s.`)
 
@@ -209,6 +228,46 @@ async function play({ api, publishableKey, remark }: Stage): Promise<void> {
     })
     return { status: response.status, answer: await response.json() }
   }
+}
+
+/** A service with a professional who works on Saturday mornings. */
+async function offerEvaluation({ client }: Person, organization_id: string): Promise<string> {
+  const service = valueOf(
+    await client.from('services').insert({ organization_id, name: 'Avaliação', duration_minutes: 30, price_cents: 15_000 })
+      .select().single(),
+  )
+  const helena = valueOf(
+    await client.from('professionals').insert({ organization_id, name: 'Dra. Helena', kind: 'doctor' }).select().single(),
+  )
+  valueOf(
+    await client.from('professional_services')
+      .insert({ organization_id, professional_id: helena.id, service_id: service.id }).select(),
+  )
+  valueOf(
+    await client.from('working_hours')
+      .insert({ organization_id, professional_id: helena.id, weekday: 6, starts_at: '08:00', ends_at: '12:00' }).select(),
+  )
+  return service.id
+}
+
+async function saturdayAtHalfPastNine({ client }: Person, service_id: string): Promise<AvailableSlot> {
+  const now = Date.now()
+  const slots = valueOf(
+    await client.rpc('get_available_slots', {
+      service_id,
+      from_time: new Date(now).toISOString(),
+      to_time: new Date(now + 15 * 24 * 3_600_000).toISOString(),
+    }),
+  )
+  const slot = slots.find((free) => localTime(free).endsWith('09:30'))
+  expect(slot !== undefined, 'there is no free slot on a Saturday at half past nine')
+  return slot
+}
+
+function localTime({ start_time, timezone }: Pick<AvailableSlot, 'start_time' | 'timezone'>): string {
+  return new Intl.DateTimeFormat('en-GB', {
+    timeZone: timezone, weekday: 'long', hour: '2-digit', minute: '2-digit', hourCycle: 'h23',
+  }).format(new Date(start_time))
 }
 
 /** The statuses that a message was seen in, until the customer has read it. */
@@ -267,7 +326,7 @@ async function invite(owner: Person, person: Person, organization_id: string) {
 
 async function inboxOf({ client }: Person) {
   const inbox = client.from('conversations')
-    .select('id, unread_count, contacts(name, phone_number), messages(content, sent_at)')
+    .select('id, unread_count, contacts(id, name, phone_number), messages(content, sent_at)')
     .order('last_message_at', { ascending: false })
   return valueOf(await inbox)
 }

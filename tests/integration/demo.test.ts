@@ -16,7 +16,9 @@ const STORY = [
   /200, 0 messages stored, 1 known already/,
   /401 wrong_signature/,
   /Maria Aparecida da Conceição, \+5511987650001, 1 unread\n +“Oi! 😊 .*sábado de manhã/,
-  /0 conversations, 0 contacts, 0 messages/,
+  /Saturday 09:30 with Dra. Helena: scheduled/,
+  /slot_unavailable; the nearest free one is Saturday (09:00|10:00)/,
+  /0 conversations, 0 contacts, 0 messages, 0 bookings/,
   /All of it happened/,
 ]
 
