@@ -109,6 +109,7 @@ export type Database = {
           'id': string
           'is_live': boolean
           'is_offer': boolean
+          'keeps_slot_until': string | null
           'location_id': string | null
           'metadata': NonNullable<Json>
           'notes': string | null
@@ -143,6 +144,7 @@ export type Database = {
           'id'?: string
           'is_live'?: never
           'is_offer'?: boolean
+          'keeps_slot_until'?: never
           'location_id'?: string | null
           'metadata'?: NonNullable<Json>
           'notes'?: string | null
@@ -176,6 +178,7 @@ export type Database = {
           'id'?: string
           'is_live'?: never
           'is_offer'?: boolean
+          'keeps_slot_until'?: never
           'location_id'?: string | null
           'metadata'?: NonNullable<Json>
           'notes'?: string | null
@@ -1913,6 +1916,7 @@ export type Database = {
           'id': string
           'is_live': boolean
           'is_offer': boolean
+          'keeps_slot_until': string | null
           'location_id': string | null
           'metadata': NonNullable<Json>
           'notes': string | null
@@ -1959,6 +1963,7 @@ export type Database = {
           'id': string
           'is_live': boolean
           'is_offer': boolean
+          'keeps_slot_until': string | null
           'location_id': string | null
           'metadata': NonNullable<Json>
           'notes': string | null
@@ -2059,6 +2064,7 @@ export type Database = {
           'id': string
           'is_live': boolean
           'is_offer': boolean
+          'keeps_slot_until': string | null
           'location_id': string | null
           'metadata': NonNullable<Json>
           'notes': string | null
@@ -2144,6 +2150,7 @@ export type Database = {
           'id': string
           'is_live': boolean
           'is_offer': boolean
+          'keeps_slot_until': string | null
           'location_id': string | null
           'metadata': NonNullable<Json>
           'notes': string | null
@@ -2214,6 +2221,7 @@ export type Database = {
           'id': string
           'is_live': boolean
           'is_offer': boolean
+          'keeps_slot_until': string | null
           'location_id': string | null
           'metadata': NonNullable<Json>
           'notes': string | null
@@ -2580,6 +2588,7 @@ export type Database = {
           'id': string
           'is_live': boolean
           'is_offer': boolean
+          'keeps_slot_until': string | null
           'location_id': string | null
           'metadata': NonNullable<Json>
           'notes': string | null
@@ -2712,6 +2721,7 @@ export type Database = {
           'id': string
           'is_live': boolean
           'is_offer': boolean
+          'keeps_slot_until': string | null
           'location_id': string | null
           'metadata': NonNullable<Json>
           'notes': string | null
@@ -2963,6 +2973,7 @@ export type Database = {
           'id': string
           'is_live': boolean
           'is_offer': boolean
+          'keeps_slot_until': string | null
           'location_id': string | null
           'metadata': NonNullable<Json>
           'notes': string | null

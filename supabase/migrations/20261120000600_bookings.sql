@@ -29,6 +29,12 @@ create table public.bookings (
   is_live boolean not null generated always as (status in ('hold', 'scheduled', 'confirmed')) stored,
   hold_expires_at timestamptz,
   is_offer boolean not null default false,
+  keeps_slot_until timestamptz generated always as (
+    case
+      when status in ('scheduled', 'confirmed') or status = 'hold' and is_offer then 'infinity'
+      when status = 'hold' then hold_expires_at
+    end
+  ) stored,
   off_schedule boolean not null default false,
   created_by public.booking_creator not null default 'system',
   created_by_user_id uuid,
@@ -80,6 +86,8 @@ comment on column public.bookings.is_live is 'Takes its time: hold, scheduled or
 comment on column public.bookings.hold_expires_at is 'Until when a hold keeps its slot.';
 comment on column public.bookings.is_offer is
   'A hold that somebody on the waiting list was offered. When it expires the next one is asked before anybody else can book.';
+comment on column public.bookings.keeps_slot_until is
+  'Until when nobody else gets its time: a hold keeps it until it expires, an offer until it has been passed on; null = it keeps none.';
 comment on column public.bookings.off_schedule is 'Squeezed in by the staff: outside the hours, in time off, or noted down afterwards.';
 comment on column public.bookings.price_cents is 'As agreed: the service''s price at that moment, unless somebody wrote another.';
 comment on column public.bookings.original_start_time is 'Where it first was, if it was ever rescheduled.';
@@ -186,17 +194,6 @@ $$;
 comment on function private.lock_agendas(uuid, uuid[], uuid[]) is
   'Whoever claims or frees time of a professional (or of a service without one) comes one after the other.';
 
-create function private.holds_slot(booking public.bookings, at timestamptz default now())
-returns boolean
-language sql
-immutable
-set search_path = ''
-as $$
-  select booking.is_live and (booking.hold_expires_at is null or booking.is_offer or booking.hold_expires_at > at)
-$$;
-comment on function private.holds_slot(public.bookings, timestamptz) is
-  'Whether a booking keeps others out at that moment: a hold does until it expires, an offer until it has been passed on.';
-
 create function private.seats_taken(
   organization_id uuid,
   service_id uuid,
@@ -223,7 +220,7 @@ begin
         and b.start_time < seats_taken.ends_at
         and b.start_time > seats_taken.starts_at - interval '3 days'
         and b.blocked_until > seats_taken.starts_at
-        and private.holds_slot(b, at)
+        and b.keeps_slot_until > at
         and b.id is distinct from except_booking
     )
     -- The number only grows where one begins.
@@ -285,7 +282,7 @@ begin
       and b.is_live
       and tstzrange(b.start_time, b.blocked_until) && tstzrange(new.start_time, new.blocked_until)
       and b.id <> new.id
-      and not private.holds_slot(b);
+      and b.keeps_slot_until <= now();
     is_taken := exists (
       select
       from public.bookings b

@@ -57,7 +57,7 @@ begin
       and b.professional_id = busy_times.professional_id
       and b.is_live
       and tstzrange(b.start_time, b.blocked_until) && period
-      and private.holds_slot(b, at)
+      and b.keeps_slot_until > at
       and b.id is distinct from except_booking
   );
 end;
@@ -87,7 +87,7 @@ begin
         and b.location_id is not distinct from full_times.location_id
         and b.start_time > lower(period) - interval '3 days'
         and b.start_time < upper(period)
-        and private.holds_slot(b, at)
+        and b.keeps_slot_until > at
         and b.id is distinct from except_booking
     ), step as (
       select moment, sum(sum(change)) over (order by moment) as seats, lead(moment) over (order by moment) as until
@@ -248,7 +248,7 @@ begin
     where b.organization_id = busy_minutes.organization_id
       and b.professional_id = busy_minutes.professional_id
       and b.booking_date = day
-      and private.holds_slot(b, at)
+      and b.keeps_slot_until > at
       and b.id is distinct from except_booking
   ), 0);
 end;
