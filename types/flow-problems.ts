@@ -1,0 +1,423 @@
+// What is wrong with a flow definition, found before a customer finds it. private.flow_problems() finds the same, by the
+// same names; tests compare both.
+
+export const flowProblemNames = [
+  'not_an_object',
+  'no_steps',
+  'too_many_steps',
+  'invalid_setting',
+  'invalid_id',
+  'duplicate_id',
+  'unknown_type',
+  'missing_text',
+  'text_too_long',
+  'missing_options',
+  'too_many_options',
+  'duplicate_option',
+  'invalid_validation',
+  'invalid_condition',
+  'invalid_action',
+  'unsupported_action',
+  'unknown_variable',
+  'missing_next',
+  'unknown_next',
+  'unreachable',
+  'no_end',
+  'silent_loop',
+] as const
+export type FlowProblemName = (typeof flowProblemNames)[number]
+
+export interface FlowProblem {
+  /** The step's id; "#2" (from 0) where it has none that can be used; null: the definition as a whole. */
+  step: string | null
+  problem: FlowProblemName
+  /** The field, such as "opcoes[0].proxima"; for unknown_variable the variable's name; null: the step as a whole. */
+  detail: string | null
+}
+
+type JsonObject = Record<string, unknown>
+
+interface Step {
+  /** How problems name it. */
+  name: string
+  fields: JsonObject
+}
+
+/** From one step to another; a silent one is taken without the customer having written anything in between. */
+interface Edge {
+  field: string
+  to: unknown
+  silent: boolean
+}
+
+export const ID = /^[a-z0-9_]{1,50}$/
+const UUID = /^[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}$/i
+const VARIABLE = /\{\{([^{}]*)\}\}/g
+const VARIABLES = new Set(['nome', 'servico', 'profissional', 'data', 'hora', 'pet', 'organizacao'])
+const FACTS = new Set(['contato.nome', 'contato.etiquetas', 'pets.quantidade', 'organizacao.vertical'])
+const OPERATORS = new Set(['igual', 'diferente', 'contem', 'maior', 'menor', 'existe', 'vazio'])
+const CHECKS = new Set(['texto', 'numero', 'inteiro', 'email', 'telefone', 'cpf', 'data', 'sim_nao'])
+const LEAD_STATUSES = new Set(['novo', 'em_contato', 'agendado', 'fechado', 'perdido'])
+
+export function findProblems(definition: unknown): FlowProblem[] {
+  if (!isObject(definition)) return [{ step: null, problem: 'not_an_object', detail: null }]
+  const { etapas } = definition
+  if (!Array.isArray(etapas) || etapas.length === 0) {
+    return [{ step: null, problem: 'no_steps', detail: 'etapas' }]
+  }
+  if (etapas.length > 200) return [{ step: null, problem: 'too_many_steps', detail: 'etapas' }]
+
+  const problems: FlowProblem[] = []
+  const settings = reporter(problems, null)
+  settings.wholeNumber(definition, 'expira_em_minutos', 5, 43_200)
+  settings.wholeNumber(definition, 'max_tentativas', 1, 10)
+
+  const steps: Step[] = []
+  for (const [index, etapa] of etapas.entries()) {
+    const id = isObject(etapa) ? etapa.id : undefined
+    const usable = typeof id === 'string' && ID.test(id)
+    const name = usable ? id : `#${index}`
+    const report = reporter(problems, name)
+    if (!isObject(etapa)) {
+      report('not_an_object', null)
+      continue
+    }
+    if (!usable) report('invalid_id', 'id')
+    else if (steps.some((step) => step.name === name)) report('duplicate_id', 'id')
+    steps.push({ name, fields: etapa })
+  }
+  const keys = new Set(steps.flatMap(({ name, fields }) => keyOf(fields, name)))
+  for (const { name, fields } of steps) checkStep(fields, keys, reporter(problems, name))
+  checkWay(definition, steps, problems)
+  return problems
+}
+
+// One step ------------------------------------------------------------------------------------------------------------
+
+/** Where the step keeps an answer. */
+function keyOf({ tipo, chave }: JsonObject, name: string): string[] {
+  if (tipo !== 'escolha' && tipo !== 'pergunta') return []
+  return [typeof chave === 'string' ? chave : name]
+}
+
+function checkStep(step: JsonObject, keys: ReadonlySet<string>, report: Reporter): void {
+  const text = (holder: JsonObject, field: string, path = field) => {
+    report.text(holder, field, 1024, path)
+    report.variables(holder[field], keys)
+  }
+  const patience = () => {
+    report.wholeNumber(step, 'max_tentativas', 1, 10)
+  }
+  const key = () => {
+    if (step.chave !== undefined && !(typeof step.chave === 'string' && ID.test(step.chave))) report('invalid_id', 'chave')
+  }
+
+  switch (step.tipo) {
+    case 'mensagem':
+      text(step, 'pergunta')
+      break
+    case 'escolha':
+      text(step, 'pergunta')
+      key()
+      patience()
+      checkOptions(step, report)
+      break
+    case 'pergunta':
+      text(step, 'pergunta')
+      key()
+      patience()
+      if (step.validacao !== undefined) {
+        if (!isObject(step.validacao)) report('invalid_validation', 'validacao')
+        else {
+          checkValidation(step.validacao, report)
+          if (step.validacao.mensagem !== undefined) text(step.validacao, 'mensagem', 'validacao.mensagem')
+        }
+      }
+      break
+    case 'condicao':
+      checkConditions(step, keys, report)
+      break
+    case 'acao':
+      if (step.pergunta !== undefined) text(step, 'pergunta')
+      patience()
+      checkAction(step, report)
+      break
+    case 'fim':
+      if (step.pergunta !== undefined) text(step, 'pergunta')
+      if (step.encerrar !== undefined && typeof step.encerrar !== 'boolean') report('invalid_setting', 'encerrar')
+      break
+    default:
+      report('unknown_type', 'tipo')
+  }
+}
+
+function checkOptions({ opcoes }: JsonObject, report: Reporter): void {
+  if (!Array.isArray(opcoes) || opcoes.length === 0) return report('missing_options', 'opcoes')
+  if (opcoes.length > 20) return report('too_many_options', 'opcoes')
+  const seen = new Set<string>()
+  for (const [index, option] of opcoes.entries()) {
+    const path = `opcoes[${index}]`
+    if (!isObject(option)) {
+      report('missing_options', path)
+      continue
+    }
+    report.text(option, 'rotulo', 60, `${path}.rotulo`)
+    report.text(option, 'valor', 200, `${path}.valor`)
+    for (const field of ['rotulo', 'valor'] as const) {
+      const text = option[field]
+      if (typeof text !== 'string') continue
+      if (seen.has(`${field} ${text}`)) report('duplicate_option', `${path}.${field}`)
+      seen.add(`${field} ${text}`)
+    }
+  }
+}
+
+function checkValidation({ tipo, min, max, padrao }: JsonObject, report: Reporter): void {
+  if (!(typeof tipo === 'string' && CHECKS.has(tipo))) report('invalid_validation', 'validacao.tipo')
+  const bounded = tipo === 'texto' || tipo === 'numero' || tipo === 'inteiro' || tipo === 'data'
+  const whole = tipo === 'texto' || tipo === 'data'
+  for (const [field, bound] of Object.entries({ min, max })) {
+    if (bound === undefined) continue
+    const valid = bounded && typeof bound === 'number' && Math.abs(bound) <= 1e12 && (!whole || Number.isInteger(bound))
+    if (!valid) report('invalid_validation', `validacao.${field}`)
+  }
+  if (typeof min === 'number' && typeof max === 'number' && min > max) report('invalid_validation', 'validacao.max')
+  if (padrao !== undefined && !(tipo === 'texto' && typeof padrao === 'string' && isSafePattern(padrao))) {
+    report('invalid_validation', 'validacao.padrao')
+  }
+}
+
+/**
+ * Whether a pattern is one that every answer is decided on in a moment: no repeated group, no look-around, no
+ * back-reference, and few places where the matcher has a choice. Answers are cut to 100 letters before.
+ */
+export function isSafePattern(pattern: string): boolean {
+  const count = (what: RegExp) => [...pattern.matchAll(what)].length
+  if (pattern.length === 0 || [...pattern].length > 200) return false
+  if (/\)[*+{?]/.test(pattern) || /\(\?(?!:)/.test(pattern)) return false
+  if (/\\(?![dDwWsS.\-/\\()[\]{}*+?|^$])/.test(pattern) || /\{[0-9]{3,}|\{[0-9]*,[0-9]{3,}/.test(pattern)) return false
+  if (count(/[*+]|\{[0-9]*,/g) > 3 || count(/[?|]/g) > 6) return false
+  try {
+    new RegExp(`^(?:${pattern})$`, 'iu')
+    return true
+  } catch {
+    return false
+  }
+}
+
+function checkConditions({ condicoes }: JsonObject, keys: ReadonlySet<string>, report: Reporter): void {
+  if (!Array.isArray(condicoes) || condicoes.length === 0 || condicoes.length > 20) {
+    return report('invalid_condition', 'condicoes')
+  }
+  for (const [index, condition] of condicoes.entries()) {
+    const path = `condicoes[${index}]`
+    if (!isObject(condition)) {
+      report('invalid_condition', path)
+      continue
+    }
+    const { chave, operador, valor } = condition
+    if (!(typeof chave === 'string' && (keys.has(chave) || FACTS.has(chave)))) report('invalid_condition', `${path}.chave`)
+    if (!(typeof operador === 'string' && OPERATORS.has(operador))) {
+      report('invalid_condition', `${path}.operador`)
+      continue
+    }
+    const needless = (operador === 'existe' || operador === 'vazio') && valor === undefined
+    if (!needless && !['string', 'number', 'boolean'].includes(typeof valor)) report('invalid_condition', `${path}.valor`)
+  }
+}
+
+function checkAction({ acao }: JsonObject, report: Reporter): void {
+  if (!isObject(acao)) return report('invalid_action', 'acao')
+  const optionalText = (field: string, longest: number) => {
+    if (acao[field] !== undefined && !isText(acao[field], longest)) report('invalid_action', `acao.${field}`)
+  }
+  const optionalWhole = (field: string, least: number, most: number) => {
+    if (acao[field] !== undefined && !isWhole(acao[field], least, most)) report('invalid_action', `acao.${field}`)
+  }
+  switch (acao.tipo) {
+    case 'criar_lead':
+      if (acao.profissional !== undefined && !(typeof acao.profissional === 'string' && UUID.test(acao.profissional))) {
+        report('invalid_action', 'acao.profissional')
+      }
+      break
+    case 'atualizar_lead':
+      if (acao.status !== undefined && !(typeof acao.status === 'string' && LEAD_STATUSES.has(acao.status))) {
+        report('invalid_action', 'acao.status')
+      }
+      break
+    case 'etiquetar':
+      if (!isText(acao.etiqueta, 60)) report('invalid_action', 'acao.etiqueta')
+      break
+    case 'transferir':
+      optionalText('motivo', 500)
+      break
+    case 'aguardar':
+      if (!isWhole(acao.minutos, 1, 43_200)) report('invalid_action', 'acao.minutos')
+      break
+    case 'escolher_servico':
+      optionalText('categoria', 80)
+      break
+    case 'escolher_horario':
+      optionalWhole('dias', 1, 60)
+      optionalWhole('quantos', 1, 10)
+      break
+    case 'escolher_pet':
+    case 'agendar':
+    case 'entrar_lista_espera':
+    case 'cancelar_agendamento':
+    case 'remarcar':
+    case 'confirmar_agendamento':
+      break
+    case 'definir_etapa_jornada':
+      report('unsupported_action', 'acao.tipo')
+      break
+    default:
+      report('invalid_action', 'acao.tipo')
+  }
+}
+
+// The way through all of them -------------------------------------------------------------------------------------------
+
+function checkWay(definition: JsonObject, steps: readonly Step[], problems: FlowProblem[]): void {
+  // Of two steps with one id the first is meant.
+  const known = new Map<string, Step>()
+  for (const step of steps) if (!known.has(step.name)) known.set(step.name, step)
+
+  const ways = new Map<string, { to: string; silent: boolean }[]>()
+  for (const step of steps) {
+    const report = reporter(problems, step.name)
+    const ahead: { to: string; silent: boolean }[] = []
+    for (const { field, to, silent } of edgesOf(step.fields)) {
+      if (to === undefined) report('missing_next', field)
+      else if (typeof to === 'string' && ID.test(to) && known.has(to)) ahead.push({ to, silent })
+      else report('unknown_next', field)
+    }
+    if (known.get(step.name) === step) ways.set(step.name, ahead)
+  }
+
+  const { inicio } = definition
+  if (inicio !== undefined && !(typeof inicio === 'string' && ID.test(inicio) && known.has(inicio))) {
+    reporter(problems, null)('unknown_next', 'inicio')
+    return
+  }
+  const first = typeof inicio === 'string' ? inicio : steps[0]?.name
+  if (first === undefined) return
+
+  const reachable = reach([first], ways, () => true)
+  for (const name of ways.keys()) if (!reachable.has(name)) reporter(problems, name)('unreachable', null)
+
+  const endings = [...ways.keys()].filter((name) => isEnding(known.get(name)?.fields))
+  const backwards = new Map<string, { to: string; silent: boolean }[]>()
+  for (const [from, ahead] of ways) {
+    for (const { to, silent } of ahead) backwards.set(to, [...backwards.get(to) ?? [], { to: from, silent }])
+  }
+  const ends = reach(endings, backwards, () => true)
+  for (const name of reachable) if (!ends.has(name)) reporter(problems, name)('no_end', null)
+
+  for (const name of reachable) {
+    const next = (ways.get(name) ?? []).filter(({ silent }) => silent).map(({ to }) => to)
+    if (reach(next, ways, ({ silent }) => silent).has(name)) reporter(problems, name)('silent_loop', null)
+  }
+}
+
+function isEnding(step: JsonObject | undefined): boolean {
+  return step?.tipo === 'fim' || (step?.tipo === 'acao' && isObject(step.acao) && step.acao.tipo === 'transferir')
+}
+
+function edgesOf(step: JsonObject): Edge[] {
+  const { tipo, proxima } = step
+  const optional = (silent: boolean, ...fields: string[]): Edge[] =>
+    fields.filter((field) => step[field] !== undefined).map((field) => ({ field, to: step[field], silent }))
+
+  switch (tipo) {
+    case 'mensagem':
+      return [{ field: 'proxima', to: proxima, silent: true }]
+    case 'escolha': {
+      const options = Array.isArray(step.opcoes) && step.opcoes.length <= 20 ? step.opcoes.filter(isObject) : []
+      const own = options.map((option) => option.proxima)
+      return [
+        ...own.flatMap((to, index): Edge[] =>
+          to === undefined && proxima !== undefined ? [] : [{ field: `opcoes[${index}].proxima`, to, silent: false }]
+        ),
+        ...optional(false, 'proxima', 'em_falha'),
+      ]
+    }
+    case 'pergunta':
+      return [{ field: 'proxima', to: proxima, silent: false }, ...optional(false, 'em_falha')]
+    case 'condicao': {
+      const conditions = Array.isArray(step.condicoes) && step.condicoes.length <= 20
+        ? step.condicoes.filter(isObject)
+        : []
+      return [
+        ...conditions.map((condition, index): Edge => (
+          { field: `condicoes[${index}].proxima`, to: condition.proxima, silent: true }
+        )),
+        { field: 'proxima', to: proxima, silent: true },
+      ]
+    }
+    case 'acao': {
+      if (isEnding(step)) return []
+      const action = isObject(step.acao) ? step.acao.tipo : undefined
+      // The others can go on without a question: with one service, without a booking to cancel.
+      const asks = action === 'escolher_pet' || action === 'escolher_horario'
+      return [
+        { field: 'proxima', to: proxima, silent: !asks },
+        ...optional(true, 'proxima_sem_horario', 'em_erro'),
+        ...optional(false, 'em_falha'),
+      ]
+    }
+    default:
+      return []
+  }
+}
+
+function reach(
+  from: readonly string[],
+  ways: ReadonlyMap<string, readonly { to: string; silent: boolean }[]>,
+  mayTake: (way: { silent: boolean }) => boolean,
+): Set<string> {
+  const reached = new Set(from)
+  for (const name of reached) {
+    for (const way of ways.get(name) ?? []) if (mayTake(way)) reached.add(way.to)
+  }
+  return reached
+}
+
+// How problems are reported ---------------------------------------------------------------------------------------------
+
+type Reporter = ReturnType<typeof reporter>
+
+function reporter(problems: FlowProblem[], step: string | null) {
+  const report = (problem: FlowProblemName, detail: string | null): void => {
+    problems.push({ step, problem, detail })
+  }
+  return Object.assign(report, {
+    text(holder: JsonObject, field: string, longest: number, path: string): void {
+      const text = holder[field]
+      if (!(typeof text === 'string' && /\S/.test(text))) report('missing_text', path)
+      else if ([...text].length > longest) report('text_too_long', path)
+    },
+    wholeNumber(holder: JsonObject, field: string, least: number, most: number): void {
+      if (holder[field] !== undefined && !isWhole(holder[field], least, most)) report('invalid_setting', field)
+    },
+    variables(text: unknown, keys: ReadonlySet<string>): void {
+      if (typeof text !== 'string') return
+      for (const name of new Set([...text.matchAll(VARIABLE)].map(([, name = '']) => name.trim()))) {
+        const known = name.startsWith('respostas.') ? keys.has(name.slice('respostas.'.length)) : VARIABLES.has(name)
+        if (!known) report('unknown_variable', name)
+      }
+    },
+  })
+}
+
+function isObject(value: unknown): value is JsonObject {
+  return typeof value === 'object' && value !== null && !Array.isArray(value)
+}
+
+function isText(value: unknown, longest: number): boolean {
+  return typeof value === 'string' && /\S/.test(value) && [...value].length <= longest
+}
+
+function isWhole(value: unknown, least: number, most: number): boolean {
+  return typeof value === 'number' && Number.isInteger(value) && value >= least && value <= most
+}
