@@ -197,6 +197,14 @@ interface JsonAnswers {
   test_webhook_endpoint: Row<'webhook_deliveries'>
   update_webhook_endpoint: Row<'webhook_endpoints'>
   accept_waiting_list_offer: Row<'bookings'>
+  assign_conversation: Row<'conversations'>
+  close_conversation: Row<'conversations'>
+  mark_conversation_read: Row<'conversations'>
+  release_to_bot: Row<'conversations'>
+  reopen_conversation: Row<'conversations'>
+  set_conversation_priority: Row<'conversations'>
+  take_over_conversation: Row<'conversations'>
+  transfer_conversation: Row<'conversations'>
   cancel_booking: Row<'bookings'>
   complete_booking: Row<'bookings'>
   confirm_booking: Row<'bookings'>

@@ -35,7 +35,11 @@ const conversation = z.object({
   contact_id: id,
   instance_id: id,
   status: z.enum(['active', 'waiting_human', 'transferred', 'closed']),
+  is_bot_controlled: z.boolean(),
   assigned_user_id: id.nullable(),
+  escalated_at: time.nullable(),
+  escalation_reason: z.string().nullable(),
+  satisfaction_score: z.int().nullable(),
   created_at: time,
   closed_at: time.nullable(),
 })
@@ -123,7 +127,16 @@ export const webhookEvent = z.discriminatedUnion('type', [
   event('message.played', { message, contact }),
   event('message.failed', { message, contact }),
   event('conversation.opened', { conversation }),
+  /** The bot asks for a person. */
+  event('conversation.escalated', { conversation }),
+  /** A person answers from now on; by an app, or on the business's own phone. */
+  event('conversation.taken_over', { conversation }),
+  /** The bot answers again. */
+  event('conversation.released', { conversation }),
+  /** A member gave it to another. */
+  event('conversation.transferred', { conversation }),
   event('conversation.closed', { conversation }),
+  event('conversation.reopened', { conversation }),
   event('contact.created', { contact: contact.extend({ source: z.string().nullable(), created_at: time }) }),
   /** Two contacts are one person: what refers to the merged one is the kept one's now; and the way back. */
   event('contact.merged', merge),

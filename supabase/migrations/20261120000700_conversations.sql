@@ -56,12 +56,16 @@ comment on table public.conversations is 'One thread with one contact through on
 comment on column public.conversations.whatsapp_chat_id is 'The provider''s id that a reply is addressed to.';
 comment on column public.conversations.is_open is 'Enums are not leakproof: under RLS only a boolean like this one can use an index.';
 comment on column public.conversations.control_epoch is 'Goes up whenever control changes hands; a bot''s reply is sent only if the epoch that it started from still holds.';
+comment on column public.conversations.is_bot_controlled is 'Who answers: the bot, or people.';
+comment on column public.conversations.assigned_user_id is 'Who is responsible. Who answers is another matter: a bot may answer for him.';
+comment on column public.conversations.unread_count is 'What the customer wrote since somebody read it, or answered.';
+comment on column public.conversations.escalated_at is 'When the bot last asked for a human, and escalation_reason why: it waits for one while status is waiting_human.';
 comment on column public.conversations.last_inbound_at is 'When the customer last wrote, by the provider''s clock: opens the 24-hour service window.';
 create unique index conversations_one_open_per_contact_idx
   on public.conversations (organization_id, instance_id, contact_id) where is_open;
 comment on index public.conversations_one_open_per_contact_idx is 'An album of ten images is one conversation.';
 create index conversations_contact_id_idx on public.conversations (organization_id, contact_id, instance_id);
-create index conversations_inbox_idx on public.conversations (organization_id, is_open, last_message_at desc);
+create index conversations_inbox_idx on public.conversations (organization_id, is_open, last_message_at desc, id desc);
 create index conversations_assigned_user_id_idx on public.conversations (organization_id, assigned_user_id)
   where assigned_user_id is not null;
 create index conversations_location_id_idx on public.conversations (organization_id, location_id)
@@ -155,6 +159,7 @@ create table public.messages (
   whatsapp_message_id text,
   reply_to_whatsapp_message_id text,
   client_message_id text,
+  control_epoch int,
   status public.message_status not null,
   error_code text,
   error_message text,
@@ -181,6 +186,7 @@ create table public.messages (
   constraint messages_client_message_id_key unique (organization_id, client_message_id),
   constraint messages_inbound_is_received_check check ((direction = 'inbound') = (status = 'received')),
   constraint messages_client_message_id_length_check check (length(client_message_id) between 1 and 128),
+  constraint messages_control_epoch_is_a_bots_check check (control_epoch is null or sender in ('bot', 'ai')),
   constraint messages_media_is_object_check check (jsonb_typeof(media) = 'object'),
   constraint messages_payload_is_object_check check (jsonb_typeof(payload) = 'object'),
   constraint messages_metadata_is_object_check check (jsonb_typeof(metadata) = 'object')
@@ -191,6 +197,8 @@ comment on column public.messages.media_url is 'Our own copy of the file in Stor
 comment on column public.messages.payload is
   'What a message of ours holds beside its content (buttons, a list, a template, a file); shape outboundPayload in types/.';
 comment on column public.messages.client_message_id is 'An app''s own id of a message to send: sending it again is the same message.';
+comment on column public.messages.control_epoch is
+  'Of what a bot or an AI said: the conversation''s control_epoch when it thought of it. With another one, or none, it is not sent.';
 comment on column public.messages.sent_at is 'By the provider''s clock; created_at is when it reached us.';
 comment on column public.messages.revoked_at is 'The customer deleted it: apps show that it was deleted. What it said stays for the record.';
 create index messages_conversation_id_idx on public.messages (conversation_id, id desc);
@@ -269,7 +277,8 @@ begin
       last_message_preview = coalesce(m.preview, v.last_message_preview),
       last_inbound_at = greatest(v.last_inbound_at, m.last_inbound_at),
       last_human_message_at = greatest(v.last_human_message_at, m.last_human_message_at),
-      unread_count = v.unread_count + m.unread
+      -- Whoever answers has read.
+      unread_count = case when m.last_human_message_at is null then v.unread_count else 0 end + m.unread
   from (
     select
       i.organization_id,
@@ -279,9 +288,17 @@ begin
         filter (where i.message_type <> 'reaction'))[1] as preview,
       -- A provider's clock that runs ahead must not hold the service window open.
       max(least(i.sent_at, i.created_at)) filter (where i.sender = 'contact') as last_inbound_at,
-      max(i.created_at) filter (where i.sender = 'human') as last_human_message_at,
-      count(*) filter (where i.sender = 'contact' and i.message_type <> 'reaction') as unread
-    from inserted i
+      max(i.created_at) filter (where i.is_answer) as last_human_message_at,
+      count(*) filter (where i.is_news and (i.last_answer is null or i.id > i.last_answer)) as unread
+    from (
+      select
+        n.*,
+        n.sender = 'human' and n.message_type <> 'reaction' as is_answer,
+        n.sender = 'contact' and n.message_type <> 'reaction' as is_news,
+        max(n.id::text) filter (where n.sender = 'human' and n.message_type <> 'reaction')
+          over (partition by n.organization_id, n.conversation_id)::uuid as last_answer
+      from inserted n
+    ) i
     group by i.organization_id, i.conversation_id
   ) m
   where v.organization_id = m.organization_id and v.id = m.conversation_id;

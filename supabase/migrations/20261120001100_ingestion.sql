@@ -655,6 +655,20 @@ begin
     )
   );
 
+  -- Somebody wrote on the business's own phone: the bot is quiet from now on. A thumbs up is no answer.
+  if exists (select from unnest(fresh) e where e.kind = 'echo') then
+    perform private.give_to_human(v, null)
+    from public.conversations v
+    where (v.is_bot_controlled or v.status = 'waiting_human')
+      and v.is_open is true
+      and (v.organization_id, v.id) in (
+        select m.organization_id, m.conversation_id
+        from unnest(fresh) e
+        join public.messages m on m.organization_id = e.organization_id and m.id = e.message_id
+        where e.kind = 'echo' and e.message_type is distinct from 'reaction'
+      );
+  end if;
+
   -- Where to answer from now on: the id that the customer used last.
   if chat_moved then
     update public.conversations v

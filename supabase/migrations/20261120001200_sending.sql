@@ -45,45 +45,48 @@ end;
 $$;
 comment on function private.is_file_of(uuid, text) is 'Whether a path names a file in the organization''s own folder of Storage.';
 
-create function private.send_message(
-  conversation_id uuid,
-  content text,
-  client_message_id text,
+create function private.message_of_client(organization_id uuid, conversation_id uuid, client_message_id text)
+returns public.messages
+language plpgsql
+stable
+set search_path = ''
+as $$
+declare
+  message public.messages;
+begin
+  select m.* into message
+  from public.messages m
+  where m.organization_id = message_of_client.organization_id and m.client_message_id = message_of_client.client_message_id;
+  if found then
+    return private.same_message(message, conversation_id);
+  end if;
+  return null;
+end;
+$$;
+comment on function private.message_of_client(uuid, uuid, text) is
+  'What was sent under a client_message_id already; null when nothing was. Error: client_message_id_taken.';
+
+create function private.queue_message(
+  conversation public.conversations,
+  sender public.message_sender,
+  sender_user_id uuid,
+  control_epoch int,
   message_type public.message_type,
+  content text,
   payload jsonb,
   reply_to_whatsapp_message_id text,
-  organization_id uuid
+  client_message_id text
 )
 returns public.messages
 language plpgsql
 volatile
-security definer -- messages and jobs are written through functions only
 set search_path = ''
 as $$
 declare
-  conversation public.conversations;
   instance public.whatsapp_instances;
   message public.messages;
 begin
-  perform private.require_role(organization_id, 'attendant');
-  -- The contact first, as everywhere; then a second call with the same client_message_id sees the first one's message.
-  perform private.lock_contact_of_conversation(organization_id, conversation_id);
-  if client_message_id is not null then
-    select m.* into message
-    from public.messages m
-    where m.organization_id = send_message.organization_id and m.client_message_id = send_message.client_message_id;
-    if found then
-      return private.same_message(message, conversation_id);
-    end if;
-  end if;
-
-  select v.* into conversation
-  from public.conversations v
-  where v.organization_id = send_message.organization_id and v.id = send_message.conversation_id
-  for no key update;
-  if not conversation.is_open then
-    perform private.raise_error('BL203', 'conversation_closed', 'This conversation is closed');
-  end if;
+  perform private.require_open(conversation);
   select i.* into instance
   from public.whatsapp_instances i
   where i.organization_id = conversation.organization_id and i.id = conversation.instance_id;
@@ -102,27 +105,75 @@ begin
     payload is null or jsonb_typeof(payload) = 'object' and octet_length(payload::text) <= 65536, 'payload', 'payload is an object of at most 64 KiB');
   perform private.check_outbound(message_type, content, payload);
   perform private.require_sendable(
-    payload ->> 'path' is null or private.is_file_of(organization_id, payload ->> 'path'), 'payload.path', 'The file is not this organization''s');
+    payload ->> 'path' is null or private.is_file_of(conversation.organization_id, payload ->> 'path'),
+    'payload.path', 'The file is not this organization''s');
 
   insert into public.messages (
-    organization_id, conversation_id, contact_id, instance_id, direction, sender, sender_user_id, message_type, content,
-    payload, reply_to_whatsapp_message_id, client_message_id, status
+    organization_id, conversation_id, contact_id, instance_id, direction, sender, sender_user_id, control_epoch, message_type,
+    content, payload, reply_to_whatsapp_message_id, client_message_id, status
   )
   values (
-    send_message.organization_id, conversation.id, conversation.contact_id, conversation.instance_id, 'outbound',
-    case when private.is_service() then 'system' else 'human' end::public.message_sender,
-    case when not private.is_service() then (select auth.uid()) end,
-    send_message.message_type, send_message.content, send_message.payload, send_message.reply_to_whatsapp_message_id,
-    send_message.client_message_id, 'queued'
+    conversation.organization_id, conversation.id, conversation.contact_id, conversation.instance_id, 'outbound',
+    queue_message.sender, queue_message.sender_user_id, queue_message.control_epoch, queue_message.message_type,
+    queue_message.content, queue_message.payload, queue_message.reply_to_whatsapp_message_id, queue_message.client_message_id,
+    'queued'
   )
   on conflict on constraint messages_client_message_id_key do nothing
   returning * into message;
   if message.id is null then
     -- At this moment, in a conversation with somebody else.
-    perform private.same_message(null, conversation_id);
+    perform private.same_message(null, conversation.id);
   end if;
-
   perform private.enqueue_send(message);
+  return message;
+end;
+$$;
+comment on function private.queue_message(
+  public.conversations, public.message_sender, uuid, int, public.message_type, text, jsonb, text, text
+) is
+  'Stores a message to send with its job, whoever says it; the conversation is locked by the caller. Errors: conversation_closed, instance_disconnected, sending_stopped, invalid_message, client_message_id_taken.';
+
+create function private.send_message(
+  conversation_id uuid,
+  content text,
+  client_message_id text,
+  message_type public.message_type,
+  payload jsonb,
+  reply_to_whatsapp_message_id text,
+  organization_id uuid
+)
+returns public.messages
+language plpgsql
+volatile
+security definer -- messages and jobs are written through functions only
+set search_path = ''
+as $$
+declare
+  caller constant uuid := case when not private.is_service() then (select auth.uid()) end;
+  conversation public.conversations;
+  message public.messages;
+begin
+  perform private.require_role(organization_id, 'attendant');
+  if caller is not null then
+    perform private.lock_attendant(organization_id, caller);
+  end if;
+  -- The contact first, as everywhere; then a second call with the same client_message_id sees the first one's message.
+  conversation := private.lock_conversation(organization_id, conversation_id);
+  message := private.message_of_client(organization_id, conversation_id, client_message_id);
+  if message.id is not null then
+    return message;
+  end if;
+  message := private.queue_message(
+    conversation, case when caller is null then 'system' else 'human' end::public.message_sender, caller, null, message_type,
+    content, payload, reply_to_whatsapp_message_id, client_message_id);
+  -- Whoever answers is in charge, unless a colleague is already; a thumbs up is no answer.
+  if caller is not null and message_type <> 'reaction' and (
+    conversation.is_bot_controlled
+    or conversation.status = 'waiting_human'
+    or conversation.status = 'transferred' and conversation.assigned_user_id = caller
+  ) then
+    perform private.give_to_human(conversation, caller);
+  end if;
   return message;
 end;
 $$;
@@ -183,7 +234,7 @@ begin
 end;
 $$;
 comment on function public.send_message(uuid, text, text, public.message_type, jsonb, text, uuid) is
-  'Sends a message in an open conversation: answers it as queued; what becomes of it shows in its status. The same client_message_id is the same message, however often it is sent. payload by message_type: outboundPayload in types/. Outside the 24 hours after the customer''s last message only a template is sent, anything else fails with error_code 131047. Attendants and up. Errors: not_allowed, conversation_not_found, conversation_closed, instance_disconnected, sending_stopped, invalid_message, client_message_id_taken.';
+  'Sends a message in an open conversation: answers it as queued; what becomes of it shows in its status. The same client_message_id is the same message, however often it is sent. payload by message_type: outboundPayload in types/. A member''s message takes the conversation over from the bot (see take_over_conversation), or settles that it waits for one. Outside the 24 hours after the customer''s last message only a template is sent, anything else fails with error_code 131047. Attendants and up. Errors: not_allowed, conversation_not_found, conversation_closed, instance_disconnected, sending_stopped, invalid_message, client_message_id_taken.';
 grant execute on function public.send_message(uuid, text, text, public.message_type, jsonb, text, uuid)
   to authenticated, service_role;
 
@@ -383,6 +434,18 @@ begin
     delete from private.unanswered_sends u
     where u.organization_id = message.organization_id and u.message_id = message.id;
     return private.end_job(held, 'unconfirmed');
+  end if;
+
+  -- A bot speaks while it is in control. Whatever changes that has locked the contact, as we have.
+  if message.sender in ('bot', 'ai') and message.control_epoch is distinct from (
+    select v.control_epoch
+    from public.conversations v
+    where v.organization_id = message.organization_id and v.id = message.conversation_id
+  ) then
+    delete from private.unanswered_sends u
+    where u.organization_id = message.organization_id and u.message_id = message.id;
+    perform private.fail_message(message, 'superseded', 'Control of the conversation changed hands before this was sent');
+    return private.end_job(held, 'superseded');
   end if;
 
   if instance.status = 'disconnected' or access_token is null then

@@ -12,7 +12,8 @@ set search_path = ''
 as $$
   select array[
     'message.received', 'message.sent', 'message.delivered', 'message.read', 'message.played', 'message.failed',
-    'conversation.opened', 'conversation.closed', 'contact.created', 'contact.merged', 'contact.unmerged',
+    'conversation.opened', 'conversation.escalated', 'conversation.taken_over', 'conversation.released',
+    'conversation.transferred', 'conversation.closed', 'conversation.reopened', 'contact.created', 'contact.merged', 'contact.unmerged',
     'lead.created', 'lead.status_changed', 'lead.over_limit', 'lead.released',
     'booking.held', 'booking.released', 'booking.created', 'booking.updated', 'booking.rescheduled', 'booking.confirmed',
     'booking.completed', 'booking.cancelled', 'booking.no_show',

@@ -241,7 +241,11 @@ begin
     'contact_id', conversation.contact_id,
     'instance_id', conversation.instance_id,
     'status', conversation.status,
+    'is_bot_controlled', conversation.is_bot_controlled,
     'assigned_user_id', conversation.assigned_user_id,
+    'escalated_at', conversation.escalated_at,
+    'escalation_reason', conversation.escalation_reason,
+    'satisfaction_score', conversation.satisfaction_score,
     'created_at', conversation.created_at,
     'closed_at', conversation.closed_at));
 end;
@@ -273,28 +277,53 @@ create trigger conversations_900_emit_opened
   referencing new table as inserted
   for each statement execute function private.tg_conversations__emit_opened();
 
+create function private.conversation_change(before public.conversations, after public.conversations)
+returns text
+language sql
+immutable
+set search_path = ''
+as $$
+  select case
+    when before.is_open and not after.is_open then 'closed'
+    when not before.is_open and after.is_open then 'reopened'
+    when after.status = 'waiting_human' and before.status <> 'waiting_human' then 'escalated'
+    when after.status = 'transferred'
+      and (before.status <> 'transferred' or before.assigned_user_id is distinct from after.assigned_user_id) then 'transferred'
+    when after.is_bot_controlled and not before.is_bot_controlled then 'released'
+    when not after.is_bot_controlled and after.is_open and before.control_epoch <> after.control_epoch then 'taken_over'
+  end
+$$;
+comment on function private.conversation_change(public.conversations, public.conversations) is
+  'What happened to a conversation: closed, reopened, escalated, transferred, released or taken_over; null when nothing of that.';
+
 create function private.tg_conversations__emit_change()
 returns trigger
 language plpgsql
 volatile
-security definer -- whoever closes a conversation need not be allowed to write deliveries
+security definer -- whoever changes a conversation need not be allowed to write deliveries
 set search_path = ''
 as $$
+declare
+  change constant text := private.conversation_change(old, new);
 begin
-  if private.are_events_wanted(array[new.organization_id]) then
+  if change is not null and private.are_events_wanted(array[new.organization_id]) then
     perform private.emit_webhook_events(array[row(
-      new.organization_id,
-      case when new.is_open then 'conversation.opened' else 'conversation.closed' end,
-      private.conversation_event(new)
+      new.organization_id, 'conversation.' || change, private.conversation_event(new)
     )::private.webhook_event]);
   end if;
   return null;
 end;
 $$;
-comment on function private.tg_conversations__emit_change() is 'Trigger: a conversation was closed, or opened again.';
+comment on function private.tg_conversations__emit_change() is
+  'Trigger: a conversation was closed, opened again, or passed from one to another.';
 create trigger conversations_900_emit_change
-  after update of status on public.conversations
-  for each row when (old.is_open <> new.is_open)
+  after update of status, is_bot_controlled, control_epoch, assigned_user_id on public.conversations
+  for each row when (
+    old.status <> new.status
+    or old.is_bot_controlled <> new.is_bot_controlled
+    or old.control_epoch <> new.control_epoch
+    or old.assigned_user_id is distinct from new.assigned_user_id
+  )
   execute function private.tg_conversations__emit_change();
 
 create function private.tg_contacts__emit_created()
