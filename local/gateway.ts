@@ -15,6 +15,7 @@ import type { AuthServer } from './auth.ts'
 import { Failure, hasCode, messageOf } from './failure.ts'
 import type { EdgeFunction } from './functions.ts'
 import type { GraphServer } from './graph/server.ts'
+import type { SimulatorServer } from './simulator/server.ts'
 import type { StorageServer } from './storage.ts'
 
 export interface GatewayOptions {
@@ -35,6 +36,8 @@ export interface Gateway {
   useStorage(storage: StorageServer): void
   /** Meta's Graph API, imitated; it looks into the database. */
   useGraph(graph: GraphServer): void
+  /** The phone in the browser. */
+  useSimulator(simulator: SimulatorServer): void
   close(): Promise<void>
 }
 
@@ -79,6 +82,7 @@ export async function startGateway(port: number, options: GatewayOptions): Promi
   let auth: AuthServer | null = null
   let storage: StorageServer | null = null
   let graph: GraphServer | null = null
+  let simulator: SimulatorServer | null = null
 
   const server = createServer({ keepAliveTimeout: 65_000, requestTimeout: 0 }, (request, response) => {
     const url = request.url ?? '/'
@@ -93,6 +97,10 @@ export async function startGateway(port: number, options: GatewayOptions): Promi
     if (path.startsWith('/graph/')) {
       if (graph === null) return respondJson(response, 503, { message: 'The Graph API is starting.' })
       return graph.listener(request, response)
+    }
+    if (path === '/simulator' || path.startsWith('/simulator/')) {
+      if (simulator === null) return respondJson(response, 503, { message: 'The simulator is starting.' })
+      return simulator.listener(request, response)
     }
     respondJson(response, 404, { message: `No route matches ${path}; "/" lists what is where.` })
   })
@@ -233,6 +241,7 @@ export async function startGateway(port: number, options: GatewayOptions): Promi
     useAuth: (server) => void (auth = server),
     useStorage: (server) => void (storage = server),
     useGraph: (server) => void (graph = server),
+    useSimulator: (server) => void (simulator = server),
     close: () =>
       new Promise((resolve) => {
         server.close(() => resolve())

@@ -17,6 +17,7 @@ import { pushMigrations } from './migrations.ts'
 import { PostgresServer } from './postgres.ts'
 import { postgrestService } from './postgrest.ts'
 import { ProcessTable, type Service, stopOrphan } from './processes.ts'
+import { startSimulator } from './simulator/server.ts'
 import { startStorage } from './storage.ts'
 import { startTicker } from './ticker.ts'
 
@@ -180,6 +181,16 @@ export async function startStack(options: StackOptions): Promise<Stack> {
     undo.push(() => graph.close())
     gateway.useGraph(graph)
 
+    const functionsEnvironment = { BALCAO_META_GRAPH_URL: `${apiUrl}/graph`, ...options.functionsEnvironment }
+    const simulator = startSimulator({
+      apiUrl,
+      keys,
+      jwtSecret: secrets.jwtSecret,
+      graphUrl: functionsEnvironment.BALCAO_META_GRAPH_URL,
+    })
+    undo.push(() => simulator.close())
+    gateway.useSimulator(simulator)
+
     const postgrest = await postgrestService({ data, table, urls, secrets, socketPath: restSocket, gaveUp })
     edge = functionsService({
       data,
@@ -192,7 +203,7 @@ export async function startStack(options: StackOptions): Promise<Stack> {
       gaveUp,
       apiUrl,
       databaseUrl: urls.postgres,
-      environment: { BALCAO_META_GRAPH_URL: `${apiUrl}/graph`, ...options.functionsEnvironment },
+      environment: functionsEnvironment,
     })
     Object.assign(services, { postgrest, functions: edge.service })
     // The functions finish their work first, and need the Data API for it.
@@ -324,6 +335,7 @@ function indexPage(api: string, functions: string[]): string {
     `${api}/storage/v1    files`,
     ...functions.map((name) => `${api}/functions/v1/${name}`),
     `${api}/graph         WhatsApp as Meta's Graph API, imitated`,
+    `${api}/simulator     a phone to try it with`,
     '',
     'Keys: npm run status',
     '',

@@ -46,6 +46,7 @@ function summary({ urls, keys, dataDir }: Stack): string {
   const lines: [string, string][] = [
     ['API', urls.api],
     ['Functions', urls.functions],
+    ['Simulator', `${urls.api}/simulator`],
     ['Database', urls.database],
     ['Publishable key', keys.publishable],
     ['Secret key', keys.secret],
