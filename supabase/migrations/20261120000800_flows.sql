@@ -186,8 +186,8 @@ begin
   if jsonb_typeof(holder -> field) = 'string' then
     for name in
       select distinct regexp_replace(
-        found[1], '^[\s\u00a0\u1680\u2000-\u200a\u2028\u2029\u202f\u205f\u3000\ufeff]+|[\s\u00a0\u1680\u2000-\u200a\u2028\u2029\u202f\u205f\u3000\ufeff]+$', '', 'g')
-      from regexp_matches(holder ->> field, '\{\{([^{}]*)\}\}', 'g') found
+        written.parts[1], '^[\s\u00a0\u1680\u2000-\u200a\u2028\u2029\u202f\u205f\u3000\ufeff]+|[\s\u00a0\u1680\u2000-\u200a\u2028\u2029\u202f\u205f\u3000\ufeff]+$', '', 'g')
+      from regexp_matches(holder ->> field, '\{\{([^{}]*)\}\}', 'g') written (parts)
     loop
       if not (
         name in ('nome', 'servico', 'profissional', 'data', 'hora', 'pet', 'organizacao')
@@ -450,7 +450,7 @@ declare
   kind constant text := case jsonb_typeof(fields -> 'tipo') when 'string' then fields ->> 'tipo' end;
   branches constant jsonb := case kind when 'escolha' then fields -> 'opcoes' when 'condicao' then fields -> 'condicoes' end;
 begin
-  if kind not in ('mensagem', 'escolha', 'pergunta', 'condicao', 'acao') or private.is_flow_ending(fields) then
+  if (kind in ('mensagem', 'escolha', 'pergunta', 'condicao', 'acao')) is not true or private.is_flow_ending(fields) then
     return;
   end if;
   if jsonb_typeof(branches) = 'array' and jsonb_array_length(branches) <= 20 then
