@@ -21,6 +21,7 @@ insert into attempts values
   ('contacts', $$(organization_id, name) values (:org, 'x')$$, 'name = name'),
   ('contact_identities', $$(organization_id, contact_id, instance_id, kind, value) values (:org, gen_random_uuid(), gen_random_uuid(), 'wa_id', 'x')$$, 'value = value'),
   ('conversations', $$(organization_id, contact_id, instance_id, whatsapp_chat_id) values (:org, gen_random_uuid(), gen_random_uuid(), 'x')$$, 'metadata = metadata'),
+  ('conversation_dashboard', $$(organization_id, id) values (:org, gen_random_uuid())$$, 'unread_count = unread_count'),
   ('messages', $$(organization_id, conversation_id, contact_id, instance_id, direction, sender, status) values (:org, gen_random_uuid(), gen_random_uuid(), gen_random_uuid(), 'inbound', 'contact', 'received')$$, 'content = content'),
   ('webhook_events', $$(organization_id, provider, event_type, payload) values (:org, 'meta_cloud', 'x', '{}')$$, 'processed = processed'),
   ('meta_apps', $$(organization_id, app_key, app_secret, verify_token) values (:org, 'a', 'b', 'c')$$, 'app_key = app_key'),
@@ -56,7 +57,7 @@ as $$
   select format('%I.%I', n.nspname, c.relname)
   from pg_catalog.pg_class c
   join pg_catalog.pg_namespace n on n.oid = c.relnamespace
-  where c.relname = table_name and n.nspname in ('public', 'private') and c.relkind in ('r', 'p')
+  where c.relname = table_name and n.nspname in ('public', 'private') and c.relkind in ('r', 'p', 'v')
 $$;
 
 -- The condition that picks a tenant's rows of a table.
@@ -108,6 +109,8 @@ begin
 exception
   when sqlstate 'UNDO0' then return n;
   when insufficient_privilege then return -1;
+  -- A view of several tables.
+  when object_not_in_prerequisite_state then return -1;
   when unique_violation or foreign_key_violation or check_violation or not_null_violation then return 1;
 end;
 $$;
