@@ -39,13 +39,13 @@ export type Answer = string | number | boolean
 /** flow_sessions.state, at most 16 KiB as JSON. */
 export interface FlowState {
   respostas: Record<string, Answer>
-  /** What is being asked; null while a text is expected, or nothing. */
+  /** What is being asked; null: nothing. */
   pergunta: Question | null
   /** Wrong answers to it so far. */
   tentativas: number
   /** Pictures and the like in a row: two are one wrong answer. */
   midias: number
-  /** How many questions were asked: each has ids of its own. */
+  /** How many questions were asked: part of the ids of their options. */
   perguntas: number
   agenda: Agenda
   /** Where inside a step that asks several things. */
@@ -54,6 +54,7 @@ export interface FlowState {
 
 export interface Question {
   texto: string
+  /** None: a text is expected. */
   escolhas: Choice[]
   /** Shown as a numbered text: a number is an option's, never an hour. */
   numerada: boolean
@@ -62,8 +63,6 @@ export interface Question {
 }
 
 export interface Choice {
-  /** Comes back when it is tapped. */
-  id: string
   valor: string
   rotulo: string
   descricao?: string
@@ -96,13 +95,16 @@ export interface Agenda {
   profissional_id?: string | null
   profissional?: string | null
   local_id?: string | null
+  /** The local day whose hours are on the screen, and a moment before the first of them. */
+  dia?: string
+  dia_desde?: string
   /** Of the list that is on the screen. */
   pagina?: number
   /** The one to cancel, move or confirm. */
   agendamento_id?: string
   /** The kept choice is booked: a second booking chooses anew. */
   agendado?: boolean
-  /** What is on the screen: for the label of a choice, and what it stands for. */
+  /** What the hours on the screen stand for. */
   vagas?: KeptSlot[]
 }
 
@@ -147,7 +149,7 @@ export type Need =
   | { kind: 'pets' }
   /** The contact's coming bookings, scheduled and confirmed, by their start. */
   | { kind: 'bookings' }
-  /** get_available_slots(); booking_id is the booking that is to be moved. */
+  /** get_available_slots(). */
   | {
     kind: 'slots'
     service_id: string
