@@ -7,6 +7,7 @@ import { deliverWebhook } from './deliver-webhook.ts'
 import { fetchMedia } from './fetch-media.ts'
 import type { JobType } from './job.ts'
 import { replayWebhookEvent } from './replay-webhook-event.ts'
+import { runFlow } from './run-flow.ts'
 import { sendMessage } from './send-message.ts'
 import type { Storage } from './storage.ts'
 
@@ -25,6 +26,7 @@ export interface Dependencies {
 export function jobTypes(dependencies: Dependencies): ReadonlyMap<string, JobType> {
   return new Map<string, JobType>([
     ['send_message', sendMessage(dependencies)],
+    ['run_flow', runFlow(dependencies)],
     ['fetch_media', fetchMedia(dependencies)],
     ['deliver_webhook', deliverWebhook(dependencies)],
     ['replay_webhook_event', replayWebhookEvent(dependencies)],

@@ -1,7 +1,7 @@
 -- Turns: a customer writes, the bot takes one step.
 --
 -- A stored message brings a job along; one conversation's jobs run one after the other. The worker asks begin_flow_turn()
--- for the next input, computes the step (a pure function, functions/queue-worker/flow), and finish_flow_turn() does all
+-- for the next inputs, computes the step (a pure function, functions/queue-worker/flow), and finish_flow_turn() does all
 -- of it at once: what is booked, what is said, how far the customer is. Whoever dies in between has done nothing;
 -- whoever comes twice finds that the session has moved on.
 --
@@ -29,20 +29,21 @@ end;
 $$;
 comment on function private.is_flow_input(public.messages) is 'Whether a message is something that a bot answers.';
 
-create function private.flow_turn_job(organization_id uuid, conversation_id uuid, idempotency_key text default null)
+create function private.flow_turn_job(organization_id uuid, conversation_id uuid, cause jsonb, idempotency_key text default null)
 returns private.new_job
 language sql
 immutable
 set search_path = ''
 as $$
   select row(
-    organization_id, 'run_flow', jsonb_build_object('conversation_id', conversation_id), 0, null,
+    organization_id, 'run_flow', jsonb_build_object('conversation_id', conversation_id) || cause, 0, null,
     'flow:' || conversation_id, idempotency_key,
     -- Little more than a minute: then a human is asked.
     5
   )::private.new_job
 $$;
-comment on function private.flow_turn_job(uuid, uuid, text) is 'The job for the next turn of a conversation, behind the others of its kind.';
+comment on function private.flow_turn_job(uuid, uuid, jsonb, text) is
+  'The job for the next turn of a conversation, behind the others of its kind. cause: {message_id}, the first message that it is for; {start: true}; or {timer: true}.';
 
 create function private.tg_messages__run_flow()
 returns trigger
@@ -54,12 +55,15 @@ as $$
 declare
   jobs private.new_job[];
 begin
-  select array_agg(private.flow_turn_job(v.organization_id, v.id) order by v.organization_id, v.id)
+  select array_agg(
+    private.flow_turn_job(v.organization_id, v.id, jsonb_build_object('message_id', said.message_id))
+    order by v.organization_id, v.id)
   into jobs
   from (
-    select distinct i.organization_id, i.conversation_id
+    select distinct on (i.organization_id, i.conversation_id) i.organization_id, i.conversation_id, i.id as message_id
     from inserted i
     where private.is_flow_input(row(i.*)::public.messages)
+    order by i.organization_id, i.conversation_id, i.id
   ) said
   join public.conversations v on v.organization_id = said.organization_id and v.id = said.conversation_id
   join public.contacts p on p.organization_id = v.organization_id and p.id = v.contact_id
@@ -202,7 +206,8 @@ begin
   select count(*) into woken
   from private.enqueue_jobs(array(
     -- Once for each wait: a turn, and a human who gives control back, make another version.
-    select private.flow_turn_job(s.organization_id, s.conversation_id, 'flow_timer:' || s.id || ':' || s.version)
+    select private.flow_turn_job(
+      s.organization_id, s.conversation_id, '{"timer": true}', 'flow_timer:' || s.id || ':' || s.version)
     from public.flow_sessions s
     join public.conversations v on v.organization_id = s.organization_id and v.id = s.conversation_id
     where not s.is_completed and s.wakes_at <= now() and v.is_open is true and v.is_bot_controlled
@@ -291,7 +296,7 @@ begin
   set status = 'cancelled', completed_at = now(), wakes_at = null, version = s.version + 1
   where s.organization_id = conversation.organization_id and s.conversation_id = conversation.id and not s.is_completed;
   session := private.new_flow_session(conversation, flow, private.newest_message(conversation.id));
-  perform from private.enqueue_jobs(array[private.flow_turn_job(session.organization_id, session.conversation_id)]);
+  perform from private.enqueue_jobs(array[private.flow_turn_job(session.organization_id, session.conversation_id, '{"start": true}')]);
   perform private.wake_worker();
   return session;
 end;
@@ -319,29 +324,28 @@ grant execute on function public.start_flow(uuid, uuid, uuid) to authenticated, 
 
 -- begin_flow_turn ---------------------------------------------------------------------------------------------------
 
-create function private.next_flow_message(session public.flow_sessions)
-returns public.messages
+create function private.flow_messages(session public.flow_sessions)
+returns setof public.messages
 language plpgsql
 stable
 set search_path = ''
 as $$
-declare
-  message public.messages;
 begin
-  select m.* into message
+  return query
+  select m.*
   from public.messages m
   where m.organization_id = session.organization_id
     and m.conversation_id = session.conversation_id
     and (session.last_message_id is null or m.id > session.last_message_id)
     and private.is_flow_input(m)
   order by m.id
-  limit 1;
-  return message;
+  -- Who writes more at once than anybody reads is heard in several turns.
+  limit 20;
 end;
 $$;
-comment on function private.next_flow_message(public.flow_sessions) is 'What the customer said first of what the bot has not heard yet; null when it has heard all.';
+comment on function private.flow_messages(public.flow_sessions) is 'What the customer said that the bot has not heard yet.';
 
-create function private.flow_context(conversation public.conversations, session public.flow_sessions, has_expired boolean)
+create function private.flow_context(conversation public.conversations, session public.flow_sessions)
 returns jsonb
 language plpgsql
 stable
@@ -363,14 +367,22 @@ begin
       -- Of the session: a tap on what another one offered is known by it.
       'nonce', left(md5(session.id::text), 8),
       'channel', jsonb_build_object('buttons', true, 'lists', true),
-      'expired', has_expired)
+      'expired', session.current_step is null and coalesce((
+        select before.status = 'expired'
+        from public.flow_sessions before
+        where before.organization_id = session.organization_id
+          and before.conversation_id = session.conversation_id
+          and before.id < session.id
+        order by before.id desc
+        limit 1
+      ), false))
     from public.organizations o
     join public.contacts p on p.organization_id = o.id and p.id = conversation.contact_id
     where o.id = conversation.organization_id
   );
 end;
 $$;
-comment on function private.flow_context(public.conversations, public.flow_sessions, boolean) is 'What the engine may know of whom it talks to.';
+comment on function private.flow_context(public.conversations, public.flow_sessions) is 'What the engine may know of whom it talks to.';
 
 create function private.begin_flow_turn(job jsonb)
 returns jsonb
@@ -384,10 +396,8 @@ declare
   conversation public.conversations;
   session public.flow_sessions;
   flow public.flows;
-  message public.messages;
-  input jsonb;
-  last_message_id uuid;
-  has_expired boolean := false;
+  caused_by constant uuid := private.id_in(held.payload, 'message_id');
+  inputs jsonb;
 begin
   conversation := private.lock_flow_conversation(held.organization_id, private.id_in(held.payload, 'conversation_id'));
   if conversation.id is null then
@@ -419,10 +429,8 @@ begin
   end if;
 
   if session.status is distinct from 'running' then
-    session.organization_id := conversation.organization_id;
-    session.conversation_id := conversation.id;
-    message := private.next_flow_message(session);
-    if message.id is null then
+    -- What the last one has heard begins nothing again; nor does what was said to a human since.
+    if caused_by is null or caused_by <= session.last_message_id then
       return private.end_job(held, 'nothing_to_do');
     end if;
     select f.* into flow
@@ -431,40 +439,32 @@ begin
     if not found then
       return private.end_job(held, 'no_flow');
     end if;
-    -- The first thing that they said is the greeting.
-    session := private.new_flow_session(conversation, flow, message.id);
+    session := private.new_flow_session(conversation, flow, (
+      select m.id
+      from public.messages m
+      where m.conversation_id = conversation.id and m.id < caused_by
+      order by m.id desc
+      limit 1
+    ));
   end if;
 
-  if session.current_step is null then
-    input := '{"kind": "start"}';
-    last_message_id := session.last_message_id;
-    has_expired := coalesce((
-      select before.status = 'expired'
-      from public.flow_sessions before
-      where before.organization_id = session.organization_id
-        and before.conversation_id = session.conversation_id
-        and before.id < session.id
-      order by before.id desc
-      limit 1
-    ), false);
-  elsif session.wakes_at <= now() then
-    input := '{"kind": "timer"}';
-    last_message_id := session.last_message_id;
-  else
-    message := private.next_flow_message(session);
-    if message.id is null then
-      return private.end_job(held, 'nothing_to_do');
-    end if;
-    input := jsonb_build_object(
-      'kind', 'message',
-      'message_id', message.id,
-      'message_type', message.message_type,
-      'text', message.content,
-      'reply_id', message.metadata #>> '{interactive,id}',
-      'quoted_id', message.reply_to_whatsapp_message_id,
-      -- Written before the question that is open now.
-      'early', coalesce(message.created_at <= session.asked_at, false));
-    last_message_id := message.id;
+  select jsonb_agg(jsonb_build_object(
+    'kind', 'message',
+    'message_id', m.id,
+    'message_type', m.message_type,
+    'text', m.content,
+    'reply_id', m.metadata #>> '{interactive,id}',
+    'quoted_id', m.reply_to_whatsapp_message_id,
+    -- Written before the question that is open now.
+    'early', coalesce(m.created_at <= session.asked_at, false)) order by m.id)
+  into inputs
+  from private.flow_messages(session) m;
+  if session.wakes_at <= now() then
+    inputs := '[{"kind": "timer"}]' || coalesce(inputs, '[]');
+  elsif inputs is null and session.current_step is null and held.payload -> 'start' = 'true' then
+    inputs := '[{"kind": "start"}]';
+  elsif inputs is null then
+    return private.end_job(held, 'nothing_to_do');
   end if;
 
   return jsonb_build_object(
@@ -484,9 +484,8 @@ begin
         and d.flow_id = session.flow_id
         and d.version = session.flow_version
     ),
-    'input', input,
-    'last_message_id', last_message_id,
-    'context', private.flow_context(conversation, session, has_expired));
+    'inputs', inputs,
+    'context', private.flow_context(conversation, session));
 end;
 $$;
 comment on function private.begin_flow_turn(jsonb) is 'See public.begin_flow_turn().';
@@ -503,7 +502,7 @@ begin
 end;
 $$;
 comment on function public.begin_flow_turn(jsonb) is
-  'For the worker, with a held job {organization_id, id, fencing_token} of type run_flow: the next input of a conversation''s flow, {action: turn, session, definition, input, last_message_id, context}; or {action: done, reason} when the job was ended here because nobody waits for the bot. A customer without a flow under way begins the default one. Secret key only. Errors: lease_lost.';
+  'For the worker, with a held job {organization_id, id, fencing_token} of type run_flow: what a conversation''s flow goes on with, {action: turn, session, definition, inputs, context}; or {action: done, reason} when the job was ended here because nobody waits for the bot. A customer without a flow under way begins the default one. Secret key only. Errors: lease_lost.';
 grant execute on function public.begin_flow_turn(jsonb) to service_role;
 
 -- What the engine wants to know --------------------------------------------------------------------------------------
@@ -919,7 +918,7 @@ begin
   if closes then
     conversation := private.end_conversation(conversation, null);
   end if;
-  if session.status = 'running' and (private.next_flow_message(session)).id is not null then
+  if session.status = 'running' and exists (select from private.flow_messages(session)) then
     return jsonb_build_object('action', 'again', 'reason', 'new_messages');
   end if;
   return private.end_job(held, session.status::text);
