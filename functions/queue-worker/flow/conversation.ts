@@ -130,13 +130,14 @@ export type TurnInput =
     /** The id of a tapped button or row. */
     reply_id: string | null
     quoted_id: string | null
+    /** Written before the question that is open now was asked: only naming an option is an answer to it. */
+    early?: boolean
   }
   /** The wait of an aguardar is over. */
   | { kind: 'timer' }
 
 export type FlowInput =
-  /** early: sent before the question that is open now was asked. */
-  | (TurnInput & { early?: boolean })
+  | TurnInput
   | NeedAnswer
   /** An action of the step that the session stands at was refused. */
   | { kind: 'refused'; action: FlowAction; error: string; detail: Record<string, unknown> }

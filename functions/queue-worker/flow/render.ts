@@ -50,14 +50,14 @@ function interactive(text: string, payload: Exclude<FlowOutput['payload'], null>
 
 // Variables -----------------------------------------------------------------------------------------------------------
 
-/** A variable without a value takes the comma before it along: "Oi, {{nome}}!" becomes "Oi!". */
+/** A variable without a value takes the comma, or the "com", before it along: "Oi, {{nome}}!" becomes "Oi!". */
 export function fillIn(
   text: string,
   definition: FlowDefinition,
   state: FlowState,
   context: FlowContext,
 ): string {
-  const filled = text.replace(/(, *| +)?\{\{([^{}]*)\}\}/g, (_, before: string | undefined, name: string) => {
+  const filled = text.replace(/(, *| +(?:com +)?)?\{\{([^{}]*)\}\}/g, (_, before: string | undefined, name: string) => {
     const value = valueOf(name.trim(), definition, state, context)
     return value === '' ? '' : `${before ?? ''}${value}`
   })

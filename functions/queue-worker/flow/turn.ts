@@ -56,7 +56,7 @@ export async function playTurn(turn: Turn, tell: (need: Need) => Promise<NeedAns
   for (const input of turn.inputs) {
     // Whoever wrote it had not read what this very turn asks.
     const early = played.session.state.perguntas > asked || played.actions.length > 0
-    await play(turn, played, early ? { ...input, early } : input, tell)
+    await play(turn, played, early && input.kind === 'message' ? { ...input, early } : input, tell)
   }
   return played
 }
