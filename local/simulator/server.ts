@@ -12,6 +12,7 @@ import type { ApiKeys } from '../api-keys.ts'
 import { messageOf } from '../failure.ts'
 import { bodyOf } from '../graph/requests.ts'
 import { admit, admitDocument, admitScript, Refusal } from './admission.ts'
+import { botOf, startBot } from './bot.ts'
 import { canonicalNumber, customerMessage, writeAsCustomer } from './customer.ts'
 import { membersOf, tokenOf } from './members.ts'
 import { simulatedNumbers } from './number.ts'
@@ -56,8 +57,11 @@ const viewRequest = z.strictObject({
 })
 const asMember = { organization_id: uuid, user_id: uuid, conversation_id: uuid }
 const replyRequest = z.strictObject({ ...asMember, content: z.string(), client_message_id: uuid })
+/** With what the page shows: nobody acts on what somebody else has changed meanwhile. */
 const controlRequest = z.discriminatedUnion('action', [
-  z.strictObject({ ...asMember, action: z.enum(['take_over', 'release', 'reopen', 'read']) }),
+  z.strictObject({ ...asMember, action: z.enum(['take_over', 'release']), control_epoch: z.int() }),
+  z.strictObject({ ...asMember, action: z.literal('read'), last_message_id: uuid }),
+  z.strictObject({ ...asMember, action: z.literal('reopen') }),
   z.strictObject({
     ...asMember,
     action: z.literal('close'),
@@ -122,6 +126,10 @@ export function startSimulator(options: SimulatorOptions): SimulatorServer {
 
   async function answer(request: IncomingMessage, url: URL): Promise<object | null> {
     const name = url.pathname.slice('/simulator/api/'.length)
+    // Whoever sends there sends to real people.
+    if (request.method === 'POST' && graphUrl !== `${apiUrl}/graph`) {
+      throw new Refusal(503, 'another_graph', "BALCAO_META_GRAPH_URL names another Graph API than the stack's own")
+    }
     switch (`${request.method} ${name}`) {
       case 'GET organizations':
         return { organizations: await organizations() }
@@ -133,6 +141,8 @@ export function startSimulator(options: SimulatorOptions): SimulatorServer {
         const message = await read(request, customerMessage)
         return await writeAsCustomer(message, await numbers.of(message.organization_id), stack)
       }
+      case 'POST bot':
+        return { bot: await startBot(platform, (await read(request, openRequest)).organization_id) }
       case 'POST reply': {
         const { user_id, ...reply } = await read(request, replyRequest)
         await as(user_id).call('send_message', reply)
@@ -152,17 +162,15 @@ export function startSimulator(options: SimulatorOptions): SimulatorServer {
     return await platform.select('organizations', {
       select: 'id,name,vertical,timezone',
       is_active: 'is.true',
-      order: 'created_at.desc',
+      order: 'created_at.desc,name',
       limit: '200',
     }, organizationRow)
   }
 
   async function open({ organization_id }: z.output<typeof openRequest>): Promise<object> {
-    if (graphUrl !== `${apiUrl}/graph`) {
-      throw new Refusal(503, 'another_graph', 'BALCAO_META_GRAPH_URL names another Graph API than the stack\'s own')
-    }
-    const [number, members, customers] = await Promise.all([
+    const [number, bot, members, customers] = await Promise.all([
       numbers.of(organization_id),
+      botOf(platform, organization_id),
       membersOf(platform, organization_id),
       platform.select('contacts', {
         select: 'name,profile_name,phone_number',
@@ -175,6 +183,7 @@ export function startSimulator(options: SimulatorOptions): SimulatorServer {
     ])
     return {
       number: { phone_number: number.phone_number },
+      bot,
       members,
       customers: customers.map(({ name, profile_name, phone_number }) => ({
         name: name ?? profile_name ?? phone_number,

@@ -99,7 +99,8 @@ export async function viewOf(
     rest.select('bookings', {
       ...theirs,
       select: BOOKING,
-      order: 'created_at.desc,id.desc',
+      // What is still to come first.
+      order: 'is_live.desc,created_at.desc,id.desc',
       limit: String(BOOKINGS_SHOWN),
     }, bookingRow),
   ])

@@ -7,19 +7,21 @@ import { BOOKING, calendarDay, CONVERSATION, fateOf, PRIORITY, readable } from '
 /**
  * @typedef {import('../view.ts').View} View
  * @typedef {{ user_id: string, name: string, role: string }} Member
- * @typedef {{ members: Member[], timezone: string, customer: { name: string, phone_number: string }, member: string }} Desk
+ * @typedef {{ flow: string | null, template: { key: string, name: string } | null }} Bot
+ * @typedef {{ members: Member[], timezone: string, bot: Bot, customer: { name: string, phone_number: string }, member: string }} Desk
  */
 
 const log = byId('inbox-log', HTMLElement)
 const facts = byId('facts', HTMLElement)
 const closing = byId('close-dialog', HTMLDialogElement)
 
-/** @param {{ control: (action: string, more?: object) => Promise<void>, reply: (text: string) => void }} actions */
-export function startAttendant({ control, reply }) {
+/** @param {{ control: (action: string, more?: object) => Promise<void>, reply: (text: string) => void, startBot: () => void }} actions */
+export function startAttendant({ control, reply, startBot }) {
   composer(byId('reply-form', HTMLFormElement), byId('reply-text', HTMLTextAreaElement), reply)
   for (const name of ['take_over', 'release', 'reopen']) {
     controlButton(name).addEventListener('click', () => void control(name))
   }
+  controlButton('bot').addEventListener('click', startBot)
   controlButton('close').addEventListener('click', () => closing.showModal())
   const form = byId('close-form', HTMLFormElement)
   form.addEventListener('submit', (event) => {
@@ -37,14 +39,14 @@ export function startAttendant({ control, reply }) {
 }
 
 /** @param {View | null} view @param {Desk} desk @param {boolean} toTheEnd */
-export function showAttendant(view, { members, timezone, customer, member }, toTheEnd) {
+export function showAttendant(view, { members, timezone, bot, customer, member }, toTheEnd) {
   const conversation = view?.conversation ?? null
   const nameOf = (/** @type {string | null} */ userId) =>
     members.find(({ user_id }) => user_id === userId)?.name ?? 'uma pessoa da equipe'
   byId('contact-name', HTMLElement).textContent = view?.contact?.name ?? view?.contact?.profile_name ?? customer.name
   byId('contact-number', HTMLElement).textContent = readable(customer.phone_number)
 
-  show(facts, factsOf(conversation, nameOf), {
+  show(facts, factsOf(conversation, bot, nameOf), {
     key: ({ name }) => name,
     make: ({ name, value, mood }) =>
       element('div', mood === undefined ? {} : { class: mood }, element('dt', {}, name), element('dd', {}, value)),
@@ -56,6 +58,8 @@ export function showAttendant(view, { members, timezone, customer, member }, toT
   controlButton('release').hidden = !isOpen || conversation.is_bot_controlled
   controlButton('close').hidden = !isOpen
   controlButton('reopen').hidden = conversation === null || isOpen
+  controlButton('bot').hidden = bot.template === null
+  controlButton('bot').title = bot.template?.name ?? ''
 
   const field = byId('reply-text', HTMLTextAreaElement)
   field.disabled = !isOpen
@@ -73,9 +77,15 @@ export function showAttendant(view, { members, timezone, customer, member }, toT
   count('unread', conversation?.unread_count ?? 0, 'não lidas')
 }
 
-/** @param {View['conversation']} conversation @param {(userId: string | null) => string} nameOf */
-function factsOf(conversation, nameOf) {
-  if (conversation === null) return [{ name: 'Conversa', value: 'Ainda não começou' }]
+/**
+ * @param {View['conversation']} conversation
+ * @param {Bot} bot
+ * @param {(userId: string | null) => string} nameOf
+ * @returns {{ name: string, value: string, mood?: string }[]}
+ */
+function factsOf(conversation, bot, nameOf) {
+  const flow = { name: 'Fluxo do robô', value: bot.flow ?? 'Nenhum: o robô não responde' }
+  if (conversation === null) return [{ name: 'Conversa', value: 'Ainda não começou' }, flow]
   const { status, is_open, is_bot_controlled, assigned_user_id, control_epoch, priority, escalation_reason, satisfaction_score } = conversation
   /** @type {{ name: string, value: string, mood?: string }[]} */
   const list = [{ name: 'Conversa', value: CONVERSATION[status] ?? status, mood: status }]
@@ -84,6 +94,7 @@ function factsOf(conversation, nameOf) {
     list.push({ name: 'No controle', value: is_bot_controlled ? 'Robô' : human, mood: is_bot_controlled ? 'bot' : 'human' })
   }
   list.push({ name: 'Trocas de controle', value: String(control_epoch) })
+  if (is_open && is_bot_controlled) list.push(flow)
   if (priority !== 'normal') list.push({ name: 'Prioridade', value: PRIORITY[priority] ?? priority })
   if (is_open && escalation_reason !== null) list.push({ name: 'Motivo', value: escalation_reason })
   if (satisfaction_score !== null) list.push({ name: 'Nota', value: `${satisfaction_score} de 5` })
@@ -136,8 +147,8 @@ export function showBookings(bookings, timezone) {
           element('h3', {}, service?.name ?? 'Serviço'),
           element('p', {}, element('time', { datetime: start_time, 'aria-label': whole }, `${weekday}, ${time}`)),
           ...(details.length > 0 ? [element('p', { class: 'details' }, details.join(' · '))] : []),
+          element('span', { class: 'status' }, BOOKING[status] ?? status),
         ),
-        element('span', { class: 'status' }, BOOKING[status] ?? status),
       )
     },
   })

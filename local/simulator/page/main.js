@@ -13,6 +13,7 @@ import { ROLES, troubleOf } from './words.js'
  * @typedef {import('./phone.js').Says} Says
  * @typedef {import('./customers.js').Customer} Customer
  * @typedef {import('./attendant.js').Member} Member
+ * @typedef {import('./attendant.js').Bot} Bot
  * @typedef {{ id: string, name: string, timezone: string }} Organization
  */
 
@@ -30,6 +31,8 @@ let organizations = []
 let organization = null
 /** @type {Member[]} */
 let members = []
+/** @type {Bot} */
+let bot = { flow: null, template: null }
 /** @type {Customer[]} */
 let customers = []
 /** @type {Customer | null} */
@@ -47,7 +50,7 @@ let lastSent = Promise.resolve()
 
 async function begin() {
   startPhone({ send })
-  startAttendant({ control, reply })
+  startAttendant({ control, reply, startBot })
   startCustomers((chosen) => {
     customers = [chosen, ...customers.filter(({ phone_number }) => phone_number !== chosen.phone_number)]
     useCustomer(chosen)
@@ -71,6 +74,7 @@ async function begin() {
       for (const other of panes) other.toggleAttribute('aria-current', false)
       pane.setAttribute('aria-current', 'true')
       render(true)
+      if (stage.dataset.pane === 'attendant' && (view?.conversation?.unread_count ?? 0) > 0) void control('read')
     })
   }
   document.addEventListener('visibilitychange', () => document.hidden || wake())
@@ -107,7 +111,7 @@ async function useOrganization(id, wanted = null) {
   if (chosen === undefined) return
   organizationField.value = id
   trouble('')
-  /** @type {{ number: { phone_number: string }, members: Member[], customers: Customer[] }} */
+  /** @type {{ number: { phone_number: string }, bot: Bot, members: Member[], customers: Customer[] }} */
   let opened
   try {
     opened = await post('open', { organization_id: id })
@@ -118,6 +122,7 @@ async function useOrganization(id, wanted = null) {
   if (mine !== choice) return
   organization = chosen
   members = opened.members
+  bot = opened.bot
   customers = opened.customers
   customer = null
   fill(memberField, members.map(({ user_id, name, role }) => ({ value: user_id, label: `${name} (${ROLES[role] ?? role})` })), members[0]?.user_id ?? '')
@@ -211,7 +216,7 @@ function render(toTheEnd = false) {
   if (organization === null || customer === null) return
   const { name, timezone } = organization
   showPhone(view?.messages ?? [], pendingHere(), { organization: name, timezone, now: new Date(), send, retry, toTheEnd })
-  showAttendant(view, { members, timezone, customer, member: memberField.value }, toTheEnd)
+  showAttendant(view, { members, timezone, bot, customer, member: memberField.value }, toTheEnd)
   showBookings(view?.bookings ?? [], timezone)
 }
 
@@ -262,7 +267,12 @@ function deliver(pending) {
 /** @param {string} action @param {object} [more] */
 async function control(action, more = {}) {
   if (organization === null || view?.conversation == null) return
-  const target = { organization_id: organization.id, user_id: memberField.value, conversation_id: view.conversation.id }
+  const { id: conversation_id, control_epoch } = view.conversation
+  const seen = {
+    ...(action === 'take_over' || action === 'release' ? { control_epoch } : {}),
+    ...(action === 'read' ? { last_message_id: view.messages.at(-1)?.id } : {}),
+  }
+  const target = { organization_id: organization.id, user_id: memberField.value, conversation_id, ...seen }
   const controls = byId('controls', HTMLElement)
   controls.setAttribute('aria-busy', 'true')
   try {
@@ -275,6 +285,19 @@ async function control(action, more = {}) {
     controls.removeAttribute('aria-busy')
     wake()
   }
+}
+
+async function startBot() {
+  if (organization === null) return
+  const mine = organization
+  try {
+    const started = await post('bot', { organization_id: mine.id })
+    if (mine === organization) bot = started.bot
+    trouble('')
+  } catch (error) {
+    trouble(troubleOf(error))
+  }
+  render()
 }
 
 /** @param {string} text */

@@ -13,6 +13,8 @@ const TROUBLES = {
   not_allowed: 'Quem atende não tem permissão para isto.',
   conversation_closed: 'A conversa está encerrada.',
   conversation_open: 'Já há outra conversa aberta com este cliente.',
+  stale_control: 'A conversa acaba de trocar de mãos.',
+  flow_not_found: 'Não há modelo de fluxo para esta empresa.',
   conversation_not_found: 'Esta conversa não existe mais.',
   sending_stopped: 'O envio por este número está parado.',
   instance_disconnected: 'O número está desconectado.',
