@@ -78,6 +78,9 @@ export const businessErrors = {
   BL514: 'offer_expired',
   BL515: 'already_waiting',
   BL516: 'invalid_hold',
+  BL601: 'invalid_flow',
+  BL602: 'flow_not_found',
+  BL603: 'flow_in_use',
 } as const
 
 export type BusinessErrorCode = keyof typeof businessErrors

@@ -643,7 +643,6 @@ end;
 $$;
 comment on function private.flow_problems(jsonb) is
   'What is wrong with a flow definition: the step''s id ("#2", from 0, for one without), the problem''s name, and the field. The same as findProblems() in types/flow-problems.ts.';
-grant execute on function private.flow_problems(jsonb) to authenticated, service_role;
 
 create function private.require_flow(definition jsonb)
 returns void

@@ -42,6 +42,10 @@ insert into attempts values
   ('leads', $$(organization_id, contact_id) select c.organization_id, c.id from public.contacts c where c.organization_id = :org and c.name = 'Ninguém'$$, 'source = source'),
   ('bookings', $$(organization_id, contact_id, service_id, start_time, end_time) select c.organization_id, c.id, s.id, now(), now() + interval '30 minutes' from public.contacts c join public.services s on s.organization_id = c.organization_id where c.organization_id = :org and c.name = 'Ninguém' and s.name = 'Ninguém'$$, 'notes = notes'),
   ('waiting_list', $$(organization_id, contact_id, service_id) values (:org, gen_random_uuid(), gen_random_uuid())$$, 'notes = notes'),
+  ('flow_templates', $$(key, name, definition) values ('x', 'x', '{"etapas": [{"id": "fim", "tipo": "fim"}]}')$$, 'name = name'),
+  ('flows', $$(organization_id, name, definition) values (:org, 'x', '{"etapas": [{"id": "fim", "tipo": "fim"}]}')$$, 'name = name'),
+  ('flow_versions', $$(organization_id, flow_id, version, definition) values (:org, gen_random_uuid(), 1, '{}')$$, 'definition = definition'),
+  ('flow_sessions', $$(organization_id, conversation_id, contact_id, flow_id, flow_version, expires_at) values (:org, gen_random_uuid(), gen_random_uuid(), gen_random_uuid(), 1, now())$$, 'state = state'),
   ('lead_usage', $$(organization_id, month, used) values (:org, '2026-01-01', 1)$$, 'used = used'),
   ('contact_merges', $$(organization_id, kept_contact_id, merged_contact_id) values (:org, gen_random_uuid(), gen_random_uuid())$$, 'undone_at = undone_at'),
   ('contact_merge_changes', $$(organization_id, merge_id, position, is_move, table_name, row_ids, before, after) values (:org, gen_random_uuid(), 1, true, 'x', '{}', '{}', '{}')$$, 'table_name = table_name'),
@@ -76,6 +80,7 @@ as $$
     when 'schedules' then 'true'
     when 'schedule_runs' then 'true'
     when 'plan_features' then 'true'
+    when 'flow_templates' then 'true'
     else format('organization_id = %L', tests.the(tenant, 'organization_id'))
   end
 $$;
@@ -171,9 +176,9 @@ begin
         pg_temp.rows_of(table_name, 'petshop')));
     when 'delete' then
       clinic := pg_temp.touched(format('delete from %s where %s', pg_temp.relation(table_name),
-        pg_temp.rows_of(table_name, 'clinic') || case when table_name in ('contacts', 'services', 'professionals') then ' and name = ''Ninguém''' else '' end));
+        pg_temp.rows_of(table_name, 'clinic') || case when table_name in ('contacts', 'services', 'professionals', 'flows') then ' and name = ''Ninguém''' else '' end));
       petshop := pg_temp.touched(format('delete from %s where %s', pg_temp.relation(table_name),
-        pg_temp.rows_of(table_name, 'petshop') || case when table_name in ('contacts', 'services', 'professionals') then ' and name = ''Ninguém''' else '' end));
+        pg_temp.rows_of(table_name, 'petshop') || case when table_name in ('contacts', 'services', 'professionals', 'flows') then ' and name = ''Ninguém''' else '' end));
   end case;
   perform tests.authenticate_as_nobody();
   return pg_temp.verdict(clinic, petshop, persona);

@@ -20,7 +20,8 @@ create table tests.tenants (
   endpoint_id uuid not null,
   service_id uuid not null,
   professional_id uuid not null,
-  booking_id uuid not null
+  booking_id uuid not null,
+  flow_id uuid not null
 );
 grant select, insert on tests.tenants to postgres;
 grant select on tests.tenants to anon, authenticated, service_role;
@@ -159,6 +160,7 @@ begin
   t.service_id := gen_random_uuid();
   t.professional_id := gen_random_uuid();
   t.booking_id := gen_random_uuid();
+  t.flow_id := gen_random_uuid();
 
   insert into public.organizations (id, name, slug, vertical) values (t.organization_id, name, name, 'clinic');
   insert into public.organization_settings (organization_id) values (t.organization_id);
@@ -225,6 +227,18 @@ begin
   values (
     t.organization_id, t.booking_id, t.contact_id, t.service_id, t.professional_id, '2020-01-06T12:00Z', '2020-01-06T12:30Z');
   insert into public.waiting_list (organization_id, contact_id, service_id) values (t.organization_id, t.contact_id, t.service_id);
+  -- Not the default: who writes in a story is not answered, unless the story is about that.
+  insert into public.flow_templates (key, name, definition)
+  values ('a_template', 'Modelo', '{"etapas": [{"id": "fim", "tipo": "fim", "pergunta": "Até logo!"}]}')
+  on conflict do nothing;
+  insert into public.flows (organization_id, id, name, definition)
+  values (t.organization_id, t.flow_id, 'Atendimento', '{"etapas": [{"id": "fim", "tipo": "fim", "pergunta": "Até logo!"}]}');
+  insert into public.flows (organization_id, name, definition)
+  values (t.organization_id, 'Ninguém', '{"etapas": [{"id": "fim", "tipo": "fim"}]}');
+  insert into public.flow_sessions (
+    organization_id, conversation_id, contact_id, flow_id, flow_version, status, expires_at, completed_at
+  )
+  values (t.organization_id, t.conversation_id, t.contact_id, t.flow_id, 1, 'completed', now(), now());
   with merge as (
     insert into public.contact_merges (organization_id, kept_contact_id, merged_contact_id, undone_at)
     select t.organization_id, t.contact_id, c.id, now()
