@@ -154,6 +154,47 @@ export interface AvailableSlot {
   seats_left: number
 }
 
+/** A message that a search found. */
+export interface MessageMatch
+  extends
+    Pick<
+      TypedTables['messages']['Row'],
+      | 'id'
+      | 'conversation_id'
+      | 'contact_id'
+      | 'instance_id'
+      | 'direction'
+      | 'sender'
+      | 'sender_user_id'
+      | 'message_type'
+      | 'created_at'
+    > {
+  contact_name: string | null
+  /** Plain text: show the pieces one after the other, each as text, those with `match` highlighted. */
+  excerpt: { text: string; match: boolean }[]
+  rank: number
+  /** For `before` of the next page. */
+  cursor: string
+}
+
+/** A row of an inbox list. */
+export type InboxRow = Required<GeneratedViews['conversation_dashboard']['Row']> & {
+  [K in InboxFact]: NonNullable<GeneratedViews['conversation_dashboard']['Row'][K]>
+} & { controlled_by: 'bot' | 'human' | 'nobody' }
+type InboxFact =
+  | 'organization_id'
+  | 'id'
+  | 'contact_id'
+  | 'instance_id'
+  | 'instance_name'
+  | 'status'
+  | 'is_open'
+  | 'priority'
+  | 'is_bot_controlled'
+  | 'control_epoch'
+  | 'unread_count'
+  | 'created_at'
+
 /** What came of run_schedule(). */
 export type ScheduleRun =
   | { ran: false; reason: 'already_running' | 'not_due' | 'nothing_to_do' }
@@ -202,6 +243,7 @@ interface JsonAnswers {
   mark_conversation_read: Row<'conversations'>
   release_to_bot: Row<'conversations'>
   reopen_conversation: Row<'conversations'>
+  search_messages: MessageMatch[]
   set_conversation_priority: Row<'conversations'>
   take_over_conversation: Row<'conversations'>
   transfer_conversation: Row<'conversations'>
@@ -242,6 +284,7 @@ interface JsonAnswers {
 
 type GeneratedTables = Generated['public']['Tables']
 type GeneratedFunctions = Generated['public']['Functions']
+type GeneratedViews = Generated['public']['Views']
 
 type Retyped<Row, Columns> = {
   [K in keyof Row]: K extends keyof Columns ? Columns[K] | Extract<Row[K], null | undefined> : Row[K]
@@ -265,7 +308,14 @@ type TypedFunctions = {
 }
 
 export type Database = Omit<Generated, 'public'> & {
-  public: Omit<Generated['public'], 'Tables' | 'Functions'> & { Tables: TypedTables; Functions: TypedFunctions }
+  public: Omit<Generated['public'], 'Tables' | 'Views' | 'Functions'> & {
+    Tables: TypedTables
+    // Of a view Postgres does not know what is never null.
+    Views: Omit<GeneratedViews, 'conversation_dashboard'> & {
+      conversation_dashboard: Omit<GeneratedViews['conversation_dashboard'], 'Row'> & { Row: InboxRow }
+    }
+    Functions: TypedFunctions
+  }
 }
 
 export type TableName = keyof TypedTables

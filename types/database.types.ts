@@ -576,6 +576,237 @@ export type Database = {
           },
         ]
       }
+      'flow_sessions': {
+        Row: {
+          'asked_at': string | null
+          'completed_at': string | null
+          'contact_id': string
+          'conversation_id': string
+          'created_at': string
+          'current_step': string | null
+          'expires_at': string
+          'flow_id': string
+          'flow_version': number
+          'id': string
+          'is_completed': boolean
+          'last_message_id': string | null
+          'lead_id': string | null
+          'organization_id': string
+          'started_at': string
+          'state': NonNullable<Json>
+          'status': Database['public']['Enums']['flow_session_status']
+          'updated_at': string
+          'version': number
+          'wakes_at': string | null
+        }
+        ComputedFields: never
+        Insert: {
+          'asked_at'?: string | null
+          'completed_at'?: string | null
+          'contact_id': string
+          'conversation_id': string
+          'created_at'?: string
+          'current_step'?: string | null
+          'expires_at': string
+          'flow_id': string
+          'flow_version': number
+          'id'?: string
+          'is_completed'?: never
+          'last_message_id'?: string | null
+          'lead_id'?: string | null
+          'organization_id'?: string
+          'started_at'?: string
+          'state'?: NonNullable<Json>
+          'status'?: Database['public']['Enums']['flow_session_status']
+          'updated_at'?: string
+          'version'?: number
+          'wakes_at'?: string | null
+        }
+        Update: {
+          'asked_at'?: string | null
+          'completed_at'?: string | null
+          'contact_id'?: string
+          'conversation_id'?: string
+          'created_at'?: string
+          'current_step'?: string | null
+          'expires_at'?: string
+          'flow_id'?: string
+          'flow_version'?: number
+          'id'?: string
+          'is_completed'?: never
+          'last_message_id'?: string | null
+          'lead_id'?: string | null
+          'organization_id'?: string
+          'started_at'?: string
+          'state'?: NonNullable<Json>
+          'status'?: Database['public']['Enums']['flow_session_status']
+          'updated_at'?: string
+          'version'?: number
+          'wakes_at'?: string | null
+        }
+        Relationships: [
+          {
+            foreignKeyName: 'flow_sessions_contact_id_fkey'
+            columns: ['organization_id', 'contact_id']
+            isOneToOne: false
+            referencedRelation: 'contacts'
+            referencedColumns: ['organization_id', 'id']
+          },
+          {
+            foreignKeyName: 'flow_sessions_conversation_id_fkey'
+            columns: ['organization_id', 'conversation_id']
+            isOneToOne: false
+            referencedRelation: 'conversation_dashboard'
+            referencedColumns: ['organization_id', 'id']
+          },
+          {
+            foreignKeyName: 'flow_sessions_conversation_id_fkey'
+            columns: ['organization_id', 'conversation_id']
+            isOneToOne: false
+            referencedRelation: 'conversations'
+            referencedColumns: ['organization_id', 'id']
+          },
+          {
+            foreignKeyName: 'flow_sessions_flow_version_fkey'
+            columns: ['organization_id', 'flow_id', 'flow_version']
+            isOneToOne: false
+            referencedRelation: 'flow_versions'
+            referencedColumns: ['organization_id', 'flow_id', 'version']
+          },
+          {
+            foreignKeyName: 'flow_sessions_lead_id_fkey'
+            columns: ['organization_id', 'lead_id']
+            isOneToOne: false
+            referencedRelation: 'leads'
+            referencedColumns: ['organization_id', 'id']
+          },
+        ]
+      }
+      'flow_templates': {
+        Row: {
+          'created_at': string
+          'definition': NonNullable<Json>
+          'description': string | null
+          'key': string
+          'name': string
+          'updated_at': string
+          'vertical': Database['public']['Enums']['business_vertical'] | null
+        }
+        ComputedFields: never
+        Insert: {
+          'created_at'?: string
+          'definition': NonNullable<Json>
+          'description'?: string | null
+          'key': string
+          'name': string
+          'updated_at'?: string
+          'vertical'?: Database['public']['Enums']['business_vertical'] | null
+        }
+        Update: {
+          'created_at'?: string
+          'definition'?: NonNullable<Json>
+          'description'?: string | null
+          'key'?: string
+          'name'?: string
+          'updated_at'?: string
+          'vertical'?: Database['public']['Enums']['business_vertical'] | null
+        }
+        Relationships: []
+      }
+      'flow_versions': {
+        Row: {
+          'created_at': string
+          'definition': NonNullable<Json>
+          'flow_id': string
+          'organization_id': string
+          'version': number
+        }
+        ComputedFields: never
+        Insert: {
+          'created_at'?: string
+          'definition': NonNullable<Json>
+          'flow_id': string
+          'organization_id': string
+          'version': number
+        }
+        Update: {
+          'created_at'?: string
+          'definition'?: NonNullable<Json>
+          'flow_id'?: string
+          'organization_id'?: string
+          'version'?: number
+        }
+        Relationships: [
+          {
+            foreignKeyName: 'flow_versions_flow_id_fkey'
+            columns: ['organization_id', 'flow_id']
+            isOneToOne: false
+            referencedRelation: 'flows'
+            referencedColumns: ['organization_id', 'id']
+          },
+        ]
+      }
+      'flows': {
+        Row: {
+          'created_at': string
+          'created_by': string | null
+          'definition': NonNullable<Json>
+          'description': string | null
+          'id': string
+          'is_active': boolean
+          'is_default': boolean
+          'name': string
+          'organization_id': string
+          'updated_at': string
+          'version': number
+          'vertical': Database['public']['Enums']['business_vertical'] | null
+        }
+        ComputedFields: never
+        Insert: {
+          'created_at'?: string
+          'created_by'?: string | null
+          'definition': NonNullable<Json>
+          'description'?: string | null
+          'id'?: string
+          'is_active'?: boolean
+          'is_default'?: boolean
+          'name': string
+          'organization_id'?: string
+          'updated_at'?: string
+          'version'?: number
+          'vertical'?: Database['public']['Enums']['business_vertical'] | null
+        }
+        Update: {
+          'created_at'?: string
+          'created_by'?: string | null
+          'definition'?: NonNullable<Json>
+          'description'?: string | null
+          'id'?: string
+          'is_active'?: boolean
+          'is_default'?: boolean
+          'name'?: string
+          'organization_id'?: string
+          'updated_at'?: string
+          'version'?: number
+          'vertical'?: Database['public']['Enums']['business_vertical'] | null
+        }
+        Relationships: [
+          {
+            foreignKeyName: 'flows_created_by_fkey'
+            columns: ['organization_id', 'created_by']
+            isOneToOne: false
+            referencedRelation: 'user_roles'
+            referencedColumns: ['organization_id', 'user_id']
+          },
+          {
+            foreignKeyName: 'flows_organization_id_fkey'
+            columns: ['organization_id']
+            isOneToOne: false
+            referencedRelation: 'organizations'
+            referencedColumns: ['id']
+          },
+        ]
+      }
       'leads': {
         Row: {
           'closed_at': string | null
@@ -793,6 +1024,7 @@ export type Database = {
           'client_message_id': string | null
           'contact_id': string
           'content': string | null
+          'control_epoch': number | null
           'conversation_id': string
           'created_at': string
           'delivered_at': string | null
@@ -825,6 +1057,7 @@ export type Database = {
           'client_message_id'?: string | null
           'contact_id': string
           'content'?: string | null
+          'control_epoch'?: number | null
           'conversation_id': string
           'created_at'?: string
           'delivered_at'?: string | null
@@ -856,6 +1089,7 @@ export type Database = {
           'client_message_id'?: string | null
           'contact_id'?: string
           'content'?: string | null
+          'control_epoch'?: number | null
           'conversation_id'?: string
           'created_at'?: string
           'delivered_at'?: string | null
@@ -889,6 +1123,13 @@ export type Database = {
             columns: ['organization_id', 'contact_id']
             isOneToOne: false
             referencedRelation: 'contacts'
+            referencedColumns: ['organization_id', 'id']
+          },
+          {
+            foreignKeyName: 'messages_conversation_id_fkey'
+            columns: ['organization_id', 'conversation_id']
+            isOneToOne: false
+            referencedRelation: 'conversation_dashboard'
             referencedColumns: ['organization_id', 'id']
           },
           {
@@ -1876,7 +2117,66 @@ export type Database = {
       }
     }
     Views: {
-      [_ in never]: never
+      'conversation_dashboard': {
+        Row: {
+          'assigned_name': string | null
+          'assigned_user_id': string | null
+          'closed_at': string | null
+          'contact_id': string
+          'contact_name': string | null
+          'contact_phone_number': string | null
+          'control_epoch': number
+          'controlled_by': string | null
+          'created_at': string
+          'escalated_at': string | null
+          'escalation_reason': string | null
+          'id': string
+          'instance_id': string
+          'instance_name': string
+          'is_bot_controlled': boolean
+          'is_open': boolean
+          'last_message_at': string | null
+          'last_message_preview': string | null
+          'location_id': string | null
+          'organization_id': string
+          'priority': Database['public']['Enums']['conversation_priority']
+          'satisfaction_score': number | null
+          'status': Database['public']['Enums']['conversation_status']
+          'unread_count': number
+          'window_expires_at': string | null
+        }
+        ComputedFields: never
+        Relationships: [
+          {
+            foreignKeyName: 'conversations_assigned_user_id_fkey'
+            columns: ['organization_id', 'assigned_user_id']
+            isOneToOne: false
+            referencedRelation: 'user_roles'
+            referencedColumns: ['organization_id', 'user_id']
+          },
+          {
+            foreignKeyName: 'conversations_contact_id_fkey'
+            columns: ['organization_id', 'contact_id']
+            isOneToOne: false
+            referencedRelation: 'contacts'
+            referencedColumns: ['organization_id', 'id']
+          },
+          {
+            foreignKeyName: 'conversations_instance_id_fkey'
+            columns: ['organization_id', 'instance_id']
+            isOneToOne: false
+            referencedRelation: 'whatsapp_instances'
+            referencedColumns: ['organization_id', 'id']
+          },
+          {
+            foreignKeyName: 'conversations_location_id_fkey'
+            columns: ['organization_id', 'location_id']
+            isOneToOne: false
+            referencedRelation: 'locations'
+            referencedColumns: ['organization_id', 'id']
+          },
+        ]
+      }
     }
     Functions: {
       'accept_invitation': {
@@ -1939,7 +2239,43 @@ export type Database = {
           isSetofReturn: false
         }
       }
+      'assign_conversation': {
+        Args: { 'conversation_id': string; 'organization_id'?: string; 'user_id'?: string }
+        Returns: {
+          'assigned_user_id': string | null
+          'closed_at': string | null
+          'contact_id': string
+          'control_epoch': number
+          'created_at': string
+          'escalated_at': string | null
+          'escalation_reason': string | null
+          'id': string
+          'instance_id': string
+          'is_bot_controlled': boolean
+          'is_open': boolean
+          'last_human_message_at': string | null
+          'last_inbound_at': string | null
+          'last_message_at': string | null
+          'last_message_preview': string | null
+          'location_id': string | null
+          'metadata': NonNullable<Json>
+          'organization_id': string
+          'priority': Database['public']['Enums']['conversation_priority']
+          'satisfaction_score': number | null
+          'status': Database['public']['Enums']['conversation_status']
+          'unread_count': number
+          'updated_at': string
+          'whatsapp_chat_id': string
+        }
+        SetofOptions: {
+          from: '*'
+          to: 'conversations'
+          isOneToOne: true
+          isSetofReturn: false
+        }
+      }
       'begin_delivery': { Args: { 'job': Json }; Returns: Json }
+      'begin_flow_turn': { Args: { 'job': Json }; Returns: Json }
       'begin_media_fetch': { Args: { 'job': Json }; Returns: Json }
       'begin_replay': { Args: { 'job': Json }; Returns: Json }
       'begin_send': { Args: { 'job': Json }; Returns: Json }
@@ -2042,6 +2378,41 @@ export type Database = {
           to: 'message_queue'
           isOneToOne: false
           isSetofReturn: true
+        }
+      }
+      'close_conversation': {
+        Args: { 'conversation_id': string; 'organization_id'?: string; 'satisfaction_score'?: number }
+        Returns: {
+          'assigned_user_id': string | null
+          'closed_at': string | null
+          'contact_id': string
+          'control_epoch': number
+          'created_at': string
+          'escalated_at': string | null
+          'escalation_reason': string | null
+          'id': string
+          'instance_id': string
+          'is_bot_controlled': boolean
+          'is_open': boolean
+          'last_human_message_at': string | null
+          'last_inbound_at': string | null
+          'last_message_at': string | null
+          'last_message_preview': string | null
+          'location_id': string | null
+          'metadata': NonNullable<Json>
+          'organization_id': string
+          'priority': Database['public']['Enums']['conversation_priority']
+          'satisfaction_score': number | null
+          'status': Database['public']['Enums']['conversation_status']
+          'unread_count': number
+          'updated_at': string
+          'whatsapp_chat_id': string
+        }
+        SetofOptions: {
+          from: '*'
+          to: 'conversations'
+          isOneToOne: true
+          isSetofReturn: false
         }
       }
       'complete_booking': {
@@ -2240,6 +2611,29 @@ export type Database = {
         SetofOptions: {
           from: '*'
           to: 'bookings'
+          isOneToOne: true
+          isSetofReturn: false
+        }
+      }
+      'create_flow_from_template': {
+        Args: { 'name'?: string; 'organization_id'?: string; 'template_key': string }
+        Returns: {
+          'created_at': string
+          'created_by': string | null
+          'definition': NonNullable<Json>
+          'description': string | null
+          'id': string
+          'is_active': boolean
+          'is_default': boolean
+          'name': string
+          'organization_id': string
+          'updated_at': string
+          'version': number
+          'vertical': Database['public']['Enums']['business_vertical'] | null
+        }
+        SetofOptions: {
+          from: '*'
+          to: 'flows'
           isOneToOne: true
           isSetofReturn: false
         }
@@ -2517,6 +2911,7 @@ export type Database = {
         }[]
       }
       'finish_delivery': { Args: { 'job': Json; 'outcome': Json }; Returns: Json }
+      'finish_flow_turn': { Args: { 'job': Json; 'result': Json }; Returns: Json }
       'finish_media_fetch': { Args: { 'api_calls'?: Json; 'job': Json; 'outcome': Json }; Returns: Json }
       'finish_replay': { Args: { 'job': Json; 'parts': Json }; Returns: Json }
       'finish_schedule_run': {
@@ -2542,6 +2937,7 @@ export type Database = {
           isSetofReturn: true
         }
       }
+      'get_flow_facts': { Args: { 'job': Json; 'need': Json }; Returns: Json }
       'get_instance_credentials': {
         Args: { 'instance_id': string; 'organization_id': string }
         Returns: Json
@@ -2697,6 +3093,41 @@ export type Database = {
         SetofOptions: {
           from: '*'
           to: 'waiting_list'
+          isOneToOne: true
+          isSetofReturn: false
+        }
+      }
+      'mark_conversation_read': {
+        Args: { 'conversation_id': string; 'last_message_id'?: string; 'organization_id'?: string }
+        Returns: {
+          'assigned_user_id': string | null
+          'closed_at': string | null
+          'contact_id': string
+          'control_epoch': number
+          'created_at': string
+          'escalated_at': string | null
+          'escalation_reason': string | null
+          'id': string
+          'instance_id': string
+          'is_bot_controlled': boolean
+          'is_open': boolean
+          'last_human_message_at': string | null
+          'last_inbound_at': string | null
+          'last_message_at': string | null
+          'last_message_preview': string | null
+          'location_id': string | null
+          'metadata': NonNullable<Json>
+          'organization_id': string
+          'priority': Database['public']['Enums']['conversation_priority']
+          'satisfaction_score': number | null
+          'status': Database['public']['Enums']['conversation_status']
+          'unread_count': number
+          'updated_at': string
+          'whatsapp_chat_id': string
+        }
+        SetofOptions: {
+          from: '*'
+          to: 'conversations'
           isOneToOne: true
           isSetofReturn: false
         }
@@ -2897,6 +3328,41 @@ export type Database = {
         Args: { 'app_key': string; 'app_secret': string; 'verify_token': string }
         Returns: Json
       }
+      'release_to_bot': {
+        Args: { 'control_epoch'?: number; 'conversation_id': string; 'organization_id'?: string }
+        Returns: {
+          'assigned_user_id': string | null
+          'closed_at': string | null
+          'contact_id': string
+          'control_epoch': number
+          'created_at': string
+          'escalated_at': string | null
+          'escalation_reason': string | null
+          'id': string
+          'instance_id': string
+          'is_bot_controlled': boolean
+          'is_open': boolean
+          'last_human_message_at': string | null
+          'last_inbound_at': string | null
+          'last_message_at': string | null
+          'last_message_preview': string | null
+          'location_id': string | null
+          'metadata': NonNullable<Json>
+          'organization_id': string
+          'priority': Database['public']['Enums']['conversation_priority']
+          'satisfaction_score': number | null
+          'status': Database['public']['Enums']['conversation_status']
+          'unread_count': number
+          'updated_at': string
+          'whatsapp_chat_id': string
+        }
+        SetofOptions: {
+          from: '*'
+          to: 'conversations'
+          isOneToOne: true
+          isSetofReturn: false
+        }
+      }
       'remove_member': {
         Args: { 'organization_id'?: string; 'user_id': string }
         Returns: {
@@ -2910,6 +3376,41 @@ export type Database = {
         SetofOptions: {
           from: '*'
           to: 'user_roles'
+          isOneToOne: true
+          isSetofReturn: false
+        }
+      }
+      'reopen_conversation': {
+        Args: { 'conversation_id': string; 'organization_id'?: string }
+        Returns: {
+          'assigned_user_id': string | null
+          'closed_at': string | null
+          'contact_id': string
+          'control_epoch': number
+          'created_at': string
+          'escalated_at': string | null
+          'escalation_reason': string | null
+          'id': string
+          'instance_id': string
+          'is_bot_controlled': boolean
+          'is_open': boolean
+          'last_human_message_at': string | null
+          'last_inbound_at': string | null
+          'last_message_at': string | null
+          'last_message_preview': string | null
+          'location_id': string | null
+          'metadata': NonNullable<Json>
+          'organization_id': string
+          'priority': Database['public']['Enums']['conversation_priority']
+          'satisfaction_score': number | null
+          'status': Database['public']['Enums']['conversation_status']
+          'unread_count': number
+          'updated_at': string
+          'whatsapp_chat_id': string
+        }
+        SetofOptions: {
+          from: '*'
+          to: 'conversations'
           isOneToOne: true
           isSetofReturn: false
         }
@@ -3003,6 +3504,7 @@ export type Database = {
           'client_message_id': string | null
           'contact_id': string
           'content': string | null
+          'control_epoch': number | null
           'conversation_id': string
           'created_at': string
           'delivered_at': string | null
@@ -3038,6 +3540,22 @@ export type Database = {
         }
       }
       'run_schedule': { Args: { 'force'?: boolean; 'name': string }; Returns: Json }
+      'search_messages': {
+        Args: {
+          'before'?: string
+          'conversation_id'?: string
+          'limit'?: number
+          'organization_id'?: string
+          'query': string
+        }
+        Returns: Database['public']['CompositeTypes']['message_match'][]
+        SetofOptions: {
+          from: '*'
+          to: 'message_match'
+          isOneToOne: false
+          isSetofReturn: true
+        }
+      }
       'send_message': {
         Args: {
           'client_message_id'?: string
@@ -3052,6 +3570,7 @@ export type Database = {
           'client_message_id': string | null
           'contact_id': string
           'content': string | null
+          'control_epoch': number | null
           'conversation_id': string
           'created_at': string
           'delivered_at': string | null
@@ -3106,6 +3625,45 @@ export type Database = {
           isSetofReturn: false
         }
       }
+      'set_conversation_priority': {
+        Args: {
+          'conversation_id': string
+          'organization_id'?: string
+          'priority': Database['public']['Enums']['conversation_priority']
+        }
+        Returns: {
+          'assigned_user_id': string | null
+          'closed_at': string | null
+          'contact_id': string
+          'control_epoch': number
+          'created_at': string
+          'escalated_at': string | null
+          'escalation_reason': string | null
+          'id': string
+          'instance_id': string
+          'is_bot_controlled': boolean
+          'is_open': boolean
+          'last_human_message_at': string | null
+          'last_inbound_at': string | null
+          'last_message_at': string | null
+          'last_message_preview': string | null
+          'location_id': string | null
+          'metadata': NonNullable<Json>
+          'organization_id': string
+          'priority': Database['public']['Enums']['conversation_priority']
+          'satisfaction_score': number | null
+          'status': Database['public']['Enums']['conversation_status']
+          'unread_count': number
+          'updated_at': string
+          'whatsapp_chat_id': string
+        }
+        SetofOptions: {
+          from: '*'
+          to: 'conversations'
+          isOneToOne: true
+          isSetofReturn: false
+        }
+      }
       'set_plan': {
         Args: {
           'organization_id': string
@@ -3135,6 +3693,72 @@ export type Database = {
           isSetofReturn: false
         }
       }
+      'start_flow': {
+        Args: { 'conversation_id': string; 'flow_id': string; 'organization_id'?: string }
+        Returns: {
+          'asked_at': string | null
+          'completed_at': string | null
+          'contact_id': string
+          'conversation_id': string
+          'created_at': string
+          'current_step': string | null
+          'expires_at': string
+          'flow_id': string
+          'flow_version': number
+          'id': string
+          'is_completed': boolean
+          'last_message_id': string | null
+          'lead_id': string | null
+          'organization_id': string
+          'started_at': string
+          'state': NonNullable<Json>
+          'status': Database['public']['Enums']['flow_session_status']
+          'updated_at': string
+          'version': number
+          'wakes_at': string | null
+        }
+        SetofOptions: {
+          from: '*'
+          to: 'flow_sessions'
+          isOneToOne: true
+          isSetofReturn: false
+        }
+      }
+      'take_over_conversation': {
+        Args: { 'control_epoch'?: number; 'conversation_id': string; 'organization_id'?: string }
+        Returns: {
+          'assigned_user_id': string | null
+          'closed_at': string | null
+          'contact_id': string
+          'control_epoch': number
+          'created_at': string
+          'escalated_at': string | null
+          'escalation_reason': string | null
+          'id': string
+          'instance_id': string
+          'is_bot_controlled': boolean
+          'is_open': boolean
+          'last_human_message_at': string | null
+          'last_inbound_at': string | null
+          'last_message_at': string | null
+          'last_message_preview': string | null
+          'location_id': string | null
+          'metadata': NonNullable<Json>
+          'organization_id': string
+          'priority': Database['public']['Enums']['conversation_priority']
+          'satisfaction_score': number | null
+          'status': Database['public']['Enums']['conversation_status']
+          'unread_count': number
+          'updated_at': string
+          'whatsapp_chat_id': string
+        }
+        SetofOptions: {
+          from: '*'
+          to: 'conversations'
+          isOneToOne: true
+          isSetofReturn: false
+        }
+      }
       'test_webhook_endpoint': {
         Args: { 'endpoint_id': string; 'organization_id'?: string }
         Returns: {
@@ -3158,6 +3782,46 @@ export type Database = {
         SetofOptions: {
           from: '*'
           to: 'webhook_deliveries'
+          isOneToOne: true
+          isSetofReturn: false
+        }
+      }
+      'transfer_conversation': {
+        Args: {
+          'control_epoch'?: number
+          'conversation_id': string
+          'organization_id'?: string
+          'user_id': string
+        }
+        Returns: {
+          'assigned_user_id': string | null
+          'closed_at': string | null
+          'contact_id': string
+          'control_epoch': number
+          'created_at': string
+          'escalated_at': string | null
+          'escalation_reason': string | null
+          'id': string
+          'instance_id': string
+          'is_bot_controlled': boolean
+          'is_open': boolean
+          'last_human_message_at': string | null
+          'last_inbound_at': string | null
+          'last_message_at': string | null
+          'last_message_preview': string | null
+          'location_id': string | null
+          'metadata': NonNullable<Json>
+          'organization_id': string
+          'priority': Database['public']['Enums']['conversation_priority']
+          'satisfaction_score': number | null
+          'status': Database['public']['Enums']['conversation_status']
+          'unread_count': number
+          'updated_at': string
+          'whatsapp_chat_id': string
+        }
+        SetofOptions: {
+          from: '*'
+          to: 'conversations'
           isOneToOne: true
           isSetofReturn: false
         }
@@ -3246,6 +3910,7 @@ export type Database = {
       'conversation_priority': 'low' | 'normal' | 'high' | 'urgent'
       'conversation_status': 'active' | 'waiting_human' | 'transferred' | 'closed'
       'day_period': 'any' | 'morning' | 'afternoon' | 'evening'
+      'flow_session_status': 'running' | 'completed' | 'handed_over' | 'expired' | 'cancelled'
       'identity_kind': 'phone' | 'wa_id' | 'jid' | 'lid' | 'bsuid'
       'instance_status': 'connecting' | 'connected' | 'disconnected' | 'banned'
       'job_status': 'pending' | 'waiting' | 'processing' | 'completed' | 'failed' | 'dead'
@@ -3285,6 +3950,21 @@ export type Database = {
         'location_id': string | null
         'timezone': string | null
         'seats_left': number | null
+      }
+      'message_match': {
+        'id': string | null
+        'conversation_id': string | null
+        'contact_id': string | null
+        'contact_name': string | null
+        'instance_id': string | null
+        'direction': Database['public']['Enums']['message_direction'] | null
+        'sender': Database['public']['Enums']['message_sender'] | null
+        'sender_user_id': string | null
+        'message_type': Database['public']['Enums']['message_type'] | null
+        'created_at': string | null
+        'excerpt': Json | null
+        'rank': number | null
+        'cursor': string | null
       }
     }
   }
@@ -3407,6 +4087,7 @@ export const Constants = {
       'conversation_priority': ['low', 'normal', 'high', 'urgent'],
       'conversation_status': ['active', 'waiting_human', 'transferred', 'closed'],
       'day_period': ['any', 'morning', 'afternoon', 'evening'],
+      'flow_session_status': ['running', 'completed', 'handed_over', 'expired', 'cancelled'],
       'identity_kind': ['phone', 'wa_id', 'jid', 'lid', 'bsuid'],
       'instance_status': ['connecting', 'connected', 'disconnected', 'banned'],
       'job_status': ['pending', 'waiting', 'processing', 'completed', 'failed', 'dead'],

@@ -486,7 +486,7 @@ grant execute on function private.assign_conversation(uuid, uuid, uuid) to authe
 
 create function public.assign_conversation(
   conversation_id uuid,
-  user_id uuid,
+  user_id uuid default null,
   organization_id uuid default public.user_organization_id()
 )
 returns public.conversations
@@ -499,7 +499,7 @@ begin
 end;
 $$;
 comment on function public.assign_conversation(uuid, uuid, uuid) is
-  'Says who is responsible, null for nobody; who answers does not change. Returns the conversation. Attendants and up. Errors: not_allowed, member_not_available, conversation_not_found, conversation_closed.';
+  'Says who is responsible, nobody when user_id is left out; who answers does not change. Returns the conversation. Attendants and up. Errors: not_allowed, member_not_available, conversation_not_found, conversation_closed.';
 grant execute on function public.assign_conversation(uuid, uuid, uuid) to authenticated, service_role;
 
 create function private.set_conversation_priority(
