@@ -149,7 +149,12 @@ test('contacts who send a form and write at the same moment are leads, and heard
         return { status, error: nameOf(error) }
       }),
       ...[1, 2].map(async () => {
-        const message = aTextMessage({ to: number.externalId, from: waId, id: `wamid.${randomUUID()}`, text: `Olá ${round}` })
+        const id = `wamid.${randomUUID()}`
+        const message = aTextMessage({ to: number.externalId, from: waId, id, text: `Olá ${round}` })
+        // A new name each time, so that there is something to note down about the contact itself.
+        for (const { changes: [change] } of message.entry) {
+          for (const { profile } of change?.value.contacts ?? []) profile.name = id
+        }
         const { status } = await metaWebhook(message).signedWith(number.appSecret).postedTo(number.webhookUrl)
         return { status, error: null }
       }),
