@@ -395,7 +395,47 @@ describe('at the same moment', () => {
       }
     }
   })
+
+  test("who leaves while he is being offered a slot is in nobody's way who answers for him", async () => {
+    const agenda = await anAgenda()
+    const [made, neighbouring] = [await booked(agenda), await booked(agenda, '10:00')]
+    const entry = await oneMore(agenda)
+    const here = clinic.organizationId
+    const [first, second] = [await sql.reserve(), await sql.reserve()]
+    onTestFinished(async () => {
+      for (const session of [first, second]) {
+        await session`rollback`
+        session.release()
+      }
+    })
+    for (const session of [first, second]) {
+      await session`begin`
+      await session`select set_config('request.jwt.claims', '{"role": "service_role"}', true)`
+    }
+    // The offer is made, but nobody sees it yet. Somebody waits for the same agenda, and he who leaves for his own row.
+    await first`select public.cancel_booking(${made.id}, null, ${here})`
+    const next = second`select private.locked_booking(${here}, ${neighbouring.id})`.execute()
+    await whenWaiting(1)
+    const leaving = leave(entry).then((answer) => answer)
+    await whenWaiting(2)
+    await first`commit`
+    await next
+    // Accepted for him: before he has left, or after it.
+    const accepted = await second`select public.accept_waiting_list_offer(${entry.id}, ${here})`
+      .then(() => null, (error: postgres.PostgresError) => error.code)
+    await second`commit`
+    expect([null, 'BL514']).toContain(accepted)
+    expect(valueOf(await leaving)).toMatchObject({ status: accepted === null ? 'booked' : 'cancelled' })
+  })
 })
+
+/** So many wait for somebody's lock. */
+async function whenWaiting(count: number): Promise<void> {
+  await seen(
+    () => sql`select from pg_catalog.pg_stat_activity a where a.datname = current_database() and a.wait_event_type = 'Lock'`,
+    ({ length }) => length === count,
+  )
+}
 
 // Who may -----------------------------------------------------------------------------------------------------------------
 
