@@ -118,6 +118,8 @@ returns setof private.agenda
 language plpgsql
 stable
 set search_path = ''
+-- The planner finds generic plans dearer than they are, and would plan these at every call: most of what they cost.
+set plan_cache_mode = force_generic_plan
 as $$
 declare
   -- Wide enough for hours that began the night before, and for a slot and its buffer that begin at the last moment.
@@ -268,6 +270,8 @@ returns setof private.slot
 language plpgsql
 stable
 set search_path = ''
+-- The planner finds generic plans dearer than they are, and would plan these at every call: most of what they cost.
+set plan_cache_mode = force_generic_plan
 as $$
 declare
   service public.services;

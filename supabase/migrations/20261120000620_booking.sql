@@ -112,7 +112,7 @@ begin
       order by distance, f.start_time
       limit 5
     ) s;
-    exit when alternatives is not null;
+    exit when jsonb_array_length(alternatives) = 5 or look.days >= 14 and alternatives is not null;
   end loop;
   return coalesce(alternatives, '[]');
 end;

@@ -8,11 +8,12 @@
 
 create function private.booking_change(before public.bookings, after public.bookings)
 returns text
-language sql
+language plpgsql -- SQL with a SET clause would be parsed and planned in every transaction
 immutable
 set search_path = ''
 as $$
-  select case
+begin
+  return case
     when before.id is null then case after.status when 'hold' then 'held' else 'created' end
     when before.status = after.status or before.status = 'confirmed' and after.status = 'scheduled' then case
       when (before.start_time, before.end_time) <> (after.start_time, after.end_time)
@@ -25,7 +26,8 @@ as $$
     when before.status = 'hold' then case after.status when 'cancelled' then 'released' else 'created' end
     when after.status = 'scheduled' then 'rescheduled'
     else after.status::text
-  end
+  end;
+end;
 $$;
 comment on function private.booking_change(public.bookings, public.bookings) is
   'What happened to a booking: held, released (a hold ended unused), created, updated, rescheduled, confirmed, completed, cancelled or no_show; null when nothing that anybody would want to know.';
