@@ -341,10 +341,9 @@ describe('at the same moment', () => {
     const sweeps = Promise.all([1, 2].map(async () => {
       while (sweeping) await sql`select private.expire_holds()`
     }))
-    // Each is accepted about when its time is over: before it, after it, and during the sweep.
-    await Promise.all(lines.map(({ offer }, index) => timeLeft(offer, `${100 + index * 25} milliseconds`)))
-    const answers = await Promise.all(lines.map(async ({ first }, index) => {
-      await new Promise((resolve) => setTimeout(resolve, 60 + index * 25 + (index % 5) * 10))
+    // A third has time enough, a third has none, and for the others it ends while the answer is on its way.
+    const answers = await Promise.all(lines.map(async ({ first, offer }, index) => {
+      await timeLeft(offer, ['1 minute', '-1 second', `${5 * index} milliseconds`][index % 3] ?? '')
       return await accept(first)
     }))
     await seen(
@@ -369,7 +368,8 @@ describe('at the same moment', () => {
         expect(live).toEqual([{ contact_id: second.contact_id }])
       }
     }
-    expect(outcomes).toEqual({ booked: expect.toSatisfy((count: number) => count > 0), expired: expect.toSatisfy((count: number) => count > 0) })
+    expect(outcomes.booked).toBeGreaterThanOrEqual(ROUNDS / 3)
+    expect(outcomes.expired).toBeGreaterThanOrEqual(ROUNDS / 3)
   })
 
   test('somebody leaves, is offered a slot and accepts it: one thing happens after the other', async () => {
