@@ -467,17 +467,26 @@ begin
   perform private.require_role(organization_id, 'attendant');
   loop
     entry := private.waiting_list_entry(organization_id, id);
+    exit when entry.status not in ('waiting', 'offered');
     if entry.status = 'offered' then
       update public.bookings b
       set status = 'cancelled', cancellation_reason = 'offer_declined'
       where b.organization_id = entry.organization_id and b.id = entry.offered_booking_id and b.status = 'hold';
-    elsif entry.status = 'waiting' then
+      exit;
+    end if;
+    begin
       update public.waiting_list w
       set status = 'cancelled'
       where w.organization_id = entry.organization_id and w.id = entry.id and w.status = 'waiting';
-    end if;
-    -- It was offered a slot at this very moment: then it is to be declined.
-    exit when found or entry.status not in ('waiting', 'offered');
+      if not found then
+        raise exception using errcode = 'OFFER';
+      end if;
+      exit;
+    exception when sqlstate 'OFFER' then
+      -- It was offered a slot at this very moment: that is to be declined. The entry's lock, which an UPDATE that waited for
+      -- it keeps, goes with the subtransaction: the agenda comes before it.
+      null;
+    end;
   end loop;
   select w.* into entry
   from public.waiting_list w
