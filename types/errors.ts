@@ -73,6 +73,7 @@ export const businessErrors = {
   BL514: 'offer_expired',
   BL515: 'already_waiting',
   BL516: 'invalid_hold',
+  BL518: 'location_in_use',
 } as const
 
 export type BusinessErrorCode = keyof typeof businessErrors

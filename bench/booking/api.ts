@@ -78,6 +78,8 @@ export class Api {
   }
 
   async #send({ as, path, body }: Call): Promise<Response> {
+    // Not as the call's own signal: some thousand calls under one signal are more than fetch can bear.
+    this.interrupted.throwIfAborted()
     const key = as === 'platform' ? as : as.userId
     const headers = this.#headers.get(key) ?? headersOf(this.stack, as)
     this.#headers.set(key, headers)
@@ -87,7 +89,6 @@ export class Api {
         body: JSON.stringify(body),
         headers: { ...headers, 'content-type': 'application/json', prefer: 'return=representation' },
       }),
-      signal: this.interrupted,
     })
   }
 

@@ -18,7 +18,7 @@ begin
     when before.status = after.status or before.status = 'confirmed' and after.status = 'scheduled' then case
       when (before.start_time, before.end_time) <> (after.start_time, after.end_time)
         or (before.professional_id, before.location_id) is distinct from (after.professional_id, after.location_id)
-        then 'rescheduled'
+        then case when after.is_live then 'rescheduled' end
       when (before.contact_id, before.pet_id, before.service_id, before.price_cents, before.notes, before.metadata)
         is distinct from (after.contact_id, after.pet_id, after.service_id, after.price_cents, after.notes, after.metadata)
         then 'updated'
