@@ -4,6 +4,7 @@ const benchmarks: Record<string, () => Promise<unknown>> = {
   webhook: () => import('./webhook.ts'),
   queue: () => import('./queue.ts'),
   latency: () => import('./latency.ts'),
+  booking: () => import('./booking.ts'),
 }
 
 const named = process.argv.slice(2).filter((word) => !word.startsWith('--'))

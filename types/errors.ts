@@ -78,6 +78,7 @@ export const businessErrors = {
   BL514: 'offer_expired',
   BL515: 'already_waiting',
   BL516: 'invalid_hold',
+  BL518: 'location_in_use',
   BL601: 'invalid_flow',
   BL602: 'flow_not_found',
   BL603: 'flow_in_use',

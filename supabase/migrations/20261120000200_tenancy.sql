@@ -247,12 +247,14 @@ grant execute on function private.require_user() to authenticated, service_role;
 
 create function private.is_service()
 returns boolean
-language sql
+language plpgsql -- SQL with a SET clause would be parsed and planned in every transaction
 stable
 set search_path = ''
 as $$
+begin
   -- The API's service key; or no API request at all: SQL run by the owner, a migration or a schedule.
-  select coalesce(auth.role() = 'service_role', session_user <> 'authenticator')
+  return coalesce(auth.role() = 'service_role', session_user <> 'authenticator');
+end;
 $$;
 comment on function private.is_service() is 'Whether the caller is the platform itself rather than a person.';
 grant execute on function private.is_service() to authenticated, service_role;

@@ -128,6 +128,31 @@ create trigger professionals_500_normalize_phone
   before insert or update of whatsapp_number on public.professionals
   for each row when (new.whatsapp_number is not null) execute function private.tg_normalize_phone('whatsapp_number');
 
+create function private.free_professional_slug(base text, professional_id uuid)
+returns text
+language plpgsql
+volatile -- sees what was committed while it waited for a lock
+set search_path = ''
+as $$
+begin
+  return coalesce(
+    (
+      select candidate.slug
+      from generate_series(1, 50) n
+      cross join lateral (values (case when n = 1 then base else left(base, 70) || '-' || n end)) candidate (slug)
+      where not exists (
+        select from public.professionals p where p.slug = candidate.slug and p.id <> professional_id
+      )
+      order by n
+      limit 1
+    ),
+    -- A name that fifty others have.
+    left(base, 60) || '-' || substr(md5(gen_random_uuid()::text), 1, 12)
+  );
+end;
+$$;
+comment on function private.free_professional_slug(text, uuid) is 'The slug itself if nobody else has it, or with the first free number.';
+
 create function private.tg_professionals__make_slug()
 returns trigger
 language plpgsql
@@ -139,19 +164,20 @@ declare
   wanted constant text := nullif(new.slug, '');
   base constant text := coalesce(wanted, private.slug_base(new.name));
 begin
+  if wanted !~ '^[a-z0-9]+(-[a-z0-9]+)*$' or length(wanted) > 80 then
+    perform private.raise_error('BL006', 'invalid_slug', 'A slug has lower-case letters, digits and single hyphens, at most 80');
+  end if;
   -- Two of one name at the same moment come one after the other, and so do "ana-2" and the second Ana.
   perform pg_advisory_xact_lock(hashtextextended('professional_slug:' || base, 0));
-  if wanted is not null then
-    if exists (select from public.professionals p where p.slug = wanted and p.id <> new.id) then
+  loop
+    new.slug := private.free_professional_slug(base, new.id);
+    exit when new.slug = base;
+    if wanted is not null then
       perform private.raise_error('BL007', 'slug_taken', format('The slug "%s" is taken', wanted),
-        jsonb_build_object('slug', wanted));
+        jsonb_build_object('slug', wanted, 'proposal', new.slug));
     end if;
-    return new;
-  end if;
-  for n in 1 .. 2147483647 loop
-    new.slug := case when n = 1 then base else base || '-' || n end;
     perform pg_advisory_xact_lock(hashtextextended('professional_slug:' || new.slug, 0));
-    exit when not exists (select from public.professionals p where p.slug = new.slug);
+    exit when private.free_professional_slug(new.slug, new.id) = new.slug;
   end loop;
   return new;
 end;

@@ -494,8 +494,13 @@ begin
 
   -- The organization before the contact, as everywhere; the trigger that takes the place wants it.
   perform from public.organizations o where o.id = create_lead.organization_id for share;
+  -- Two answers of one contact at once: the second one finds the first one's lead. Locked like this from the beginning:
+  -- whoever holds less and then wants more meets an inbound message that does the same.
+  perform
+  from public.contacts p
+  where p.organization_id = create_lead.organization_id and p.id = create_lead.contact_id
+  for no key update;
   of_contact := private.surviving_contact(organization_id, contact_id);
-  -- Two answers of one contact at once: the second one finds the first one's lead.
   perform
   from public.contacts p
   where p.organization_id = create_lead.organization_id and p.id = of_contact

@@ -61,7 +61,7 @@ create table public.bookings (
   constraint bookings_professional_id_fkey foreign key (organization_id, professional_id)
     references public.professionals (organization_id, id),
   constraint bookings_location_id_fkey foreign key (organization_id, location_id)
-    references public.locations (organization_id, id) on delete set null (location_id),
+    references public.locations (organization_id, id),
   constraint bookings_created_by_user_id_fkey foreign key (organization_id, created_by_user_id)
     references public.user_roles (organization_id, user_id) on delete set null (created_by_user_id),
   constraint bookings_no_overlap_excl exclude using gist (
@@ -94,7 +94,7 @@ comment on column public.bookings.original_start_time is 'Where it first was, if
 create index bookings_calendar_idx on public.bookings (organization_id, booking_date, start_time);
 comment on index public.bookings_calendar_idx is 'The calendar of a day or week.';
 create index bookings_live_calendar_idx on public.bookings (organization_id, start_time) where is_live;
-comment on index public.bookings_live_calendar_idx is 'What comes next, over all days: the next 50 appointments.';
+comment on index public.bookings_live_calendar_idx is 'What comes next, over all days, asked with organization_id = …: the next 50 appointments.';
 create index bookings_contact_id_idx on public.bookings (organization_id, contact_id, start_time desc);
 create index bookings_service_id_idx on public.bookings (organization_id, service_id, start_time);
 comment on index public.bookings_service_id_idx is 'How many seats of a service are taken; and whether it is in use.';
@@ -121,7 +121,7 @@ revoke all on public.bookings from public, anon, authenticated, service_role;
 grant select on public.bookings to authenticated;
 -- What claims no time. Everything else goes through the RPCs; nothing is deleted, it is cancelled.
 grant update (notes, price_cents, metadata) on public.bookings to authenticated;
-grant select, insert, update, delete on public.bookings to service_role;
+grant select, insert, update on public.bookings to service_role;
 
 -- Local days ------------------------------------------------------------------------------------------------------
 
@@ -151,10 +151,17 @@ volatile
 security definer -- whoever may correct a time zone need not be allowed to write bookings
 set search_path = ''
 as $$
+declare
+  organization constant uuid := coalesce(to_jsonb(new) ->> 'organization_id', to_jsonb(new) ->> 'id')::uuid;
 begin
+  -- Who books at this moment counts with the zone that was.
+  perform private.lock_agendas(
+    organization,
+    array(select s.id from public.services s where s.organization_id = organization),
+    array(select p.id from public.professionals p where p.organization_id = organization));
   update public.bookings b
   set booking_date = (b.start_time at time zone private.zone_of(b.organization_id, b.location_id))::date
-  where b.organization_id = coalesce(to_jsonb(new) ->> 'organization_id', to_jsonb(new) ->> 'id')::uuid
+  where b.organization_id = organization
     and b.start_time > now() - interval '1 day'
     and b.booking_date <> (b.start_time at time zone private.zone_of(b.organization_id, b.location_id))::date;
   return null;
@@ -178,6 +185,10 @@ volatile
 set search_path = ''
 as $$
 begin
+  if current_setting('transaction_isolation') = 'repeatable read' then
+    -- Whoever waited for the lock would not see what it was held for.
+    raise exception 'Bookings are written under READ COMMITTED' using errcode = 'feature_not_supported';
+  end if;
   -- In one order for everybody: services, then professionals, each by id. Rows that refer to them are not held up.
   perform
   from public.services s
@@ -216,7 +227,7 @@ begin
       where b.organization_id = seats_taken.organization_id
         and b.service_id = seats_taken.service_id
         and b.professional_id is null
-        and b.location_id is not distinct from seats_taken.location_id
+        and (b.location_id is null or b.location_id is not distinct from seats_taken.location_id)
         and b.start_time < seats_taken.ends_at
         and b.start_time > seats_taken.starts_at - interval '3 days'
         and b.blocked_until > seats_taken.starts_at
@@ -261,7 +272,12 @@ begin
       where p.organization_id = new.organization_id and p.id = new.professional_id
     );
   end if;
-  new.blocked_until := new.end_time + make_interval(mins => coalesce(service.buffer_minutes, 0));
+  -- What is booked keeps the buffer that it was booked with.
+  new.blocked_until := case
+    when tg_op = 'UPDATE' and (old.start_time, old.end_time, old.service_id) = (new.start_time, new.end_time, new.service_id)
+      then old.blocked_until
+    else new.end_time + make_interval(mins => coalesce(service.buffer_minutes, 0))
+  end;
   new.booking_date := (new.start_time at time zone private.zone_of(new.organization_id, new.location_id))::date;
   if not is_live or tg_op = 'UPDATE' and old.is_live
     and (old.start_time, old.blocked_until, old.service_id) = (new.start_time, new.blocked_until, new.service_id)
@@ -319,13 +335,16 @@ begin
   if new.pet_id is not null then
     perform
     from public.pets p
-    where p.organization_id = new.organization_id and p.id = new.pet_id and p.contact_id = new.contact_id
+    where p.organization_id = new.organization_id
+      and p.id = new.pet_id
+      and p.contact_id = new.contact_id
+      and (p.is_active or tg_op = 'UPDATE')
     for share;
     if not found then
       perform private.raise_error('BL404', 'pet_not_found', 'This customer has no such animal',
         jsonb_build_object('pet_id', new.pet_id));
     end if;
-  elsif tg_op = 'INSERT' and exists (
+  elsif (tg_op = 'INSERT' or new.service_id <> old.service_id) and exists (
     select
     from public.services s
     where s.organization_id = new.organization_id and s.id = new.service_id and s.requires_pet
@@ -339,7 +358,7 @@ $$;
 comment on function private.tg_bookings__check_customer() is
   'Trigger: the animal is the customer''s, and there is one where the service needs it. A merged contact''s booking is the survivor''s.';
 create trigger bookings_500_look_up_customer
-  before insert or update of contact_id, pet_id on public.bookings
+  before insert or update of contact_id, pet_id, service_id on public.bookings
   for each row execute function private.tg_bookings__check_customer();
 
 -- The state machine -----------------------------------------------------------------------------------------------
@@ -454,3 +473,25 @@ comment on function private.tg_professionals__refuse_in_use() is 'Trigger: says 
 create trigger professionals_500_refuse_in_use
   before delete on public.professionals
   for each row execute function private.tg_professionals__refuse_in_use();
+
+create function private.tg_locations__refuse_in_use()
+returns trigger
+language plpgsql
+volatile
+security definer -- an administrator's DELETE sees all bookings
+set search_path = ''
+as $$
+begin
+  if exists (
+    select from public.bookings b where b.organization_id = old.organization_id and b.location_id = old.id
+  ) then
+    perform private.raise_error('BL518', 'location_in_use', 'A location with bookings cannot be deleted',
+      jsonb_build_object('location_id', old.id), 'Set is_active to false instead.');
+  end if;
+  return old;
+end;
+$$;
+comment on function private.tg_locations__refuse_in_use() is 'Trigger: what took place there keeps its place.';
+create trigger locations_500_refuse_in_use
+  before delete on public.locations
+  for each row execute function private.tg_locations__refuse_in_use();

@@ -10,10 +10,11 @@ create type private.agenda as (
   timezone text,
   blocks tstzrange[],
   open_times tstzmultirange,
-  busy tstzmultirange
+  busy tstzmultirange,
+  seats tstzmultirange[]
 );
 comment on type private.agenda is
-  'One professional at one place (or one place alone): the blocks of hours, what of them is open, and what is taken.';
+  'One professional at one place (or one place alone): the blocks of hours, what of them is open, and what is taken. Without a professional: seats[n] is when at least n seats are taken.';
 
 create function private.hours_on(
   starts_at time,
@@ -64,32 +65,33 @@ end;
 $$;
 comment on function private.busy_times(uuid, uuid, tstzrange, timestamptz, uuid) is 'When a professional is taken, buffers included.';
 
-create function private.full_times(
+create function private.seats_by_number(
   service public.services,
   location_id uuid,
   period tstzrange,
   at timestamptz,
   except_booking uuid
 )
-returns tstzmultirange
+returns tstzmultirange[]
 language plpgsql
 stable
 set search_path = ''
 as $$
 begin
-  return (
+  return array(
     with taken as (
       select b.start_time, b.blocked_until
       from public.bookings b
       where b.organization_id = service.organization_id
         and b.service_id = service.id
         and b.professional_id is null
-        and b.location_id is not distinct from full_times.location_id
+        -- One that was made before there were places may be at any of them.
+        and (b.location_id is null or b.location_id is not distinct from seats_by_number.location_id)
         and b.start_time > lower(period) - interval '3 days'
         and b.start_time < upper(period)
         and b.keeps_slot_until > at
         and b.id is distinct from except_booking
-    ), step as (
+    ), step as materialized (
       select moment, sum(sum(change)) over (order by moment) as seats, lead(moment) over (order by moment) as until
       from (
         select t.start_time, 1 from taken t
@@ -98,12 +100,16 @@ begin
       ) as c (moment, change)
       group by moment
     )
-    select range_agg(tstzrange(s.moment, s.until)) from step s where s.seats >= service.capacity
+    select range_agg(tstzrange(s.moment, s.until))
+    from generate_series(1, (select max(seats) from step)) n
+    join step s on s.seats >= n
+    group by n
+    order by n
   );
 end;
 $$;
-comment on function private.full_times(public.services, uuid, tstzrange, timestamptz, uuid) is
-  'When every seat of a service without a professional is taken, at one place.';
+comment on function private.seats_by_number(public.services, uuid, tstzrange, timestamptz, uuid) is
+  'When at least one, two, three … seats of a service without a professional are taken, at one place.';
 
 create function private.agendas(
   service public.services,
@@ -118,6 +124,8 @@ returns setof private.agenda
 language plpgsql
 stable
 set search_path = ''
+-- The planner finds generic plans dearer than they are, and would plan these at every call: most of what they cost.
+set plan_cache_mode = force_generic_plan
 as $$
 declare
   -- Wide enough for hours that began the night before, and for a slot and its buffer that begin at the last moment.
@@ -135,6 +143,9 @@ begin
       and g.service_id = service.id
       and p.is_active
       and p.id = coalesce(agendas.professional_id, p.id)
+      -- Years of a rota by date need not be turned into instants.
+      and (h.valid_from is null or h.valid_from <= (upper(span) at time zone 'UTC')::date + 1)
+      and (h.valid_until is null or h.valid_until >= (lower(span) at time zone 'UTC')::date - 1)
     union all
     -- … or, when nobody is named for it, of the places.
     select null, place.id, d.number::int - 1, (h.value ->> 'starts_at')::time, (h.value ->> 'ends_at')::time, null, null
@@ -195,11 +206,16 @@ begin
     ), '{}'),
     coalesce(
       case
-        when p.professional_id is null then private.full_times(service, p.location_id, span, at, except_booking)
+        when p.professional_id is null then taken.seats[service.capacity]
         else private.busy_times(service.organization_id, p.professional_id, span, at, except_booking)
       end,
-      '{}')
-  from place p;
+      '{}'),
+    taken.seats
+  from place p
+  left join lateral (
+    select private.seats_by_number(service, p.location_id, span, at, except_booking) as seats
+    where p.professional_id is null
+  ) taken on true;
 end;
 $$;
 comment on function private.agendas(public.services, uuid, uuid, timestamptz, timestamptz, timestamptz, uuid) is
@@ -226,7 +242,8 @@ create type private.slot as (
   end_time timestamptz,
   professional_id uuid,
   location_id uuid,
-  timezone text
+  timezone text,
+  seats_left int
 );
 
 create function private.busy_minutes(
@@ -262,29 +279,41 @@ create function private.free_slots(
   to_time timestamptz,
   professional_id uuid default null,
   location_id uuid default null,
-  at timestamptz default now()
+  at timestamptz default now(),
+  length interval default null,
+  except_booking uuid default null
 )
 returns setof private.slot
 language plpgsql
 stable
 set search_path = ''
+-- The planner finds generic plans dearer than they are, and would plan these at every call: most of what they cost.
+set plan_cache_mode = force_generic_plan
 as $$
 declare
   service public.services;
-  length interval;
+  takes interval;
 begin
   select s.* into service
   from public.services s
-  where s.organization_id = free_slots.organization_id and s.id = free_slots.service_id and s.is_active;
-  length := make_interval(mins => service.duration_minutes);
+  where s.organization_id = free_slots.organization_id
+    and s.id = free_slots.service_id
+    -- What is booked may move even when nobody else can book it any more.
+    and (s.is_active or except_booking is not null);
+  takes := coalesce(length, make_interval(mins => service.duration_minutes));
   return query
   with agenda as materialized (
-    select a.* from private.agendas(service, professional_id, location_id, from_time, to_time, at) a where service.id is not null
+    select a.* from private.agendas(service, professional_id, location_id, from_time, to_time, at, except_booking) a
+    where service.id is not null
   ), free as materialized (
-    select t.start_time, a.professional_id, a.location_id, a.timezone, (t.start_time at time zone a.timezone)::date as day
+    select t.start_time, a.professional_id, a.location_id, a.timezone, (t.start_time at time zone a.timezone)::date as day,
+      case
+        when a.professional_id is not null then 1
+        else service.capacity - (select count(*) from unnest(a.seats) taken where taken && t.claimed)::int
+      end as seats_left
     from agenda a
     cross join lateral (
-      select distinct start_time
+      select distinct start_time, tstzrange(start_time, start_time + takes + make_interval(mins => service.buffer_minutes)) as claimed
       from unnest(a.blocks) block
       cross join lateral generate_series(
         -- The first start of this block that is asked for.
@@ -296,23 +325,23 @@ begin
       ) start_time
       where start_time > at
     ) t
-    where a.open_times @> tstzrange(t.start_time, t.start_time + length)
-      and not a.busy && tstzrange(t.start_time, t.start_time + length + make_interval(mins => service.buffer_minutes))
+    where a.open_times @> tstzrange(t.start_time, t.start_time + takes)
+      and not a.busy && t.claimed
   ), workload as materialized (
     select day.professional_id, day.day,
-      private.busy_minutes(service.organization_id, day.professional_id, day.day, at) as minutes
+      private.busy_minutes(service.organization_id, day.professional_id, day.day, at, except_booking) as minutes
     from (select distinct f.professional_id, f.day from free f where f.professional_id is not null) day
   )
   select distinct on (f.start_time, case when f.professional_id is null then f.location_id end)
-    f.start_time, f.start_time + length, f.professional_id, f.location_id, f.timezone
+    f.start_time, f.start_time + takes, f.professional_id, f.location_id, f.timezone, f.seats_left
   from free f
   left join workload w on w.professional_id = f.professional_id and w.day = f.day
   order by
     f.start_time, case when f.professional_id is null then f.location_id end, w.minutes, f.professional_id, f.location_id;
 end;
 $$;
-comment on function private.free_slots(uuid, uuid, timestamptz, timestamptz, uuid, uuid, timestamptz) is
-  'The free slots of a service that begin between two moments and after `at`. Without a professional: at each start the least busy one of those who are free (fewest booked minutes on that local day), with a service that nobody is named for one slot a place.';
+comment on function private.free_slots(uuid, uuid, timestamptz, timestamptz, uuid, uuid, timestamptz, interval, uuid) is
+  'The free slots of a service that begin between two moments and after `at`. Without a professional: at each start the least busy one of those who are free (fewest booked minutes on that local day), with a service that nobody is named for one slot a place. For a booking that moves: its own length, and the slots that it would find if it were gone.';
 
 create type public.available_slot as (
   start_time timestamptz,
@@ -343,6 +372,7 @@ declare
   service public.services;
 begin
   perform private.require_role(organization_id, 'viewer');
+  perform private.check_time(from_time);
   if (to_time > from_time and to_time <= from_time + interval '92 days') is not true then
     perform private.raise_error('BL504', 'invalid_range', 'Ask for a time of at most 92 days that ends after it begins',
       jsonb_build_object('from_time', from_time, 'to_time', to_time));
@@ -350,13 +380,7 @@ begin
   service := private.service_to_book(organization_id, service_id);
   perform private.check_place(service, professional_id, location_id);
   return query
-  select f.start_time, f.end_time, f.professional_id, p.name, f.location_id, f.timezone,
-    case
-      when f.professional_id is not null then 1
-      else service.capacity - private.seats_taken(
-        service.organization_id, service.id, f.location_id, f.start_time,
-        f.end_time + make_interval(mins => service.buffer_minutes))
-    end
+  select f.start_time, f.end_time, f.professional_id, p.name, f.location_id, f.timezone, f.seats_left
   from private.free_slots(
     service.organization_id, service.id, from_time, to_time,
     professional_id, location_id) f

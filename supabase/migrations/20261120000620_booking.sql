@@ -26,6 +26,21 @@ end;
 $$;
 comment on function private.service_to_book(uuid, uuid) is 'The active service, or error service_not_found.';
 
+create function private.check_time(at timestamptz)
+returns void
+language plpgsql
+stable
+set search_path = ''
+as $$
+begin
+  if (at between now() - interval '5 years' and now() + interval '10 years') is not true then
+    perform private.raise_error('BL504', 'invalid_range', 'Say when: at most five years ago, or ten ahead',
+      jsonb_build_object('time', at));
+  end if;
+end;
+$$;
+comment on function private.check_time(timestamptz) is 'Error invalid_range for a time at which nobody books.';
+
 create function private.check_place(service public.services, professional_id uuid, location_id uuid)
 returns void
 language plpgsql
@@ -83,7 +98,9 @@ create function private.nearest_slots(
   service_id uuid,
   start_time timestamptz,
   professional_id uuid,
-  location_id uuid
+  location_id uuid,
+  length interval default null,
+  except_booking uuid default null
 )
 returns jsonb
 language plpgsql
@@ -108,16 +125,16 @@ begin
       select f.*, abs(extract(epoch from f.start_time - nearest_slots.start_time)) as distance
       from private.free_slots(
         organization_id, service_id, around - make_interval(days => look.days), around + make_interval(days => look.days),
-        case when not look.at_anybody then professional_id end, location_id) f
+        case when not look.at_anybody then professional_id end, location_id, now(), length, except_booking) f
       order by distance, f.start_time
       limit 5
     ) s;
-    exit when alternatives is not null;
+    exit when jsonb_array_length(alternatives) = 5 or look.days >= 14 and alternatives is not null;
   end loop;
   return coalesce(alternatives, '[]');
 end;
 $$;
-comment on function private.nearest_slots(uuid, uuid, timestamptz, uuid, uuid) is
+comment on function private.nearest_slots(uuid, uuid, timestamptz, uuid, uuid, interval, uuid) is
   'Up to five free slots, nearest first: of the same professional if he has any, else of anybody.';
 
 create function private.refuse_slot(
@@ -126,7 +143,9 @@ create function private.refuse_slot(
   service_id uuid,
   start_time timestamptz,
   professional_id uuid,
-  location_id uuid
+  location_id uuid,
+  length interval default null,
+  except_booking uuid default null
 )
 returns void
 language plpgsql
@@ -145,11 +164,12 @@ begin
       'reason', reason,
       'service_id', service_id,
       'start_time', start_time,
-      'alternatives', private.nearest_slots(organization_id, service_id, start_time, professional_id, location_id)),
+      'alternatives', private.nearest_slots(
+        organization_id, service_id, start_time, professional_id, location_id, length, except_booking)),
     'Offer one of the alternatives.');
 end;
 $$;
-comment on function private.refuse_slot(text, uuid, uuid, timestamptz, uuid, uuid) is
+comment on function private.refuse_slot(text, uuid, uuid, timestamptz, uuid, uuid, interval, uuid) is
   'Error slot_unavailable, with the nearest free slots. reason: taken, closed or past.';
 
 create type private.pick as (professional_id uuid, location_id uuid, refused text);
@@ -225,7 +245,7 @@ $$;
 comment on function private.pick_agenda(public.services, timestamptz, interval, uuid, uuid, boolean, uuid) is
   'Who can take a booking at that time, and where: the least busy one; or why nobody can (refused: taken, closed, past).';
 
-create function private.lock_agendas_of(service public.services, professional_id uuid, also_professional_id uuid default null)
+create function private.lock_agendas_of(service public.services, professional_id uuid)
 returns void
 language plpgsql
 volatile
@@ -233,20 +253,35 @@ set search_path = ''
 as $$
 begin
   if not private.is_assigned(service) then
-    perform private.lock_agendas(service.organization_id, array[service.id], array[also_professional_id]);
-  elsif professional_id is not null then
-    perform private.lock_agendas(service.organization_id, null, array[professional_id, also_professional_id]);
+    perform private.lock_agendas(service.organization_id, array[service.id], null);
   else
-    perform private.lock_agendas(service.organization_id, null, also_professional_id || array(
+    perform private.lock_agendas(service.organization_id, null, array(
       select g.professional_id
       from public.professional_services g
-      where g.organization_id = service.organization_id and g.service_id = service.id
+      where g.organization_id = service.organization_id
+        and g.service_id = service.id
+        and g.professional_id = coalesce(lock_agendas_of.professional_id, g.professional_id)
     ));
   end if;
 end;
 $$;
-comment on function private.lock_agendas_of(public.services, uuid, uuid) is
+comment on function private.lock_agendas_of(public.services, uuid) is
   'Locks the agenda that a booking wants; of everybody who gives the service when anybody will do.';
+
+create function private.refuse_hold(hold public.bookings)
+returns void
+language plpgsql
+stable
+set search_path = ''
+as $$
+begin
+  perform private.raise_error('BL505', 'hold_expired', 'The slot was held until then, and not longer',
+    jsonb_build_object('alternatives', private.nearest_slots(
+      hold.organization_id, hold.service_id, hold.start_time, hold.professional_id, hold.location_id)),
+    'Offer one of the alternatives: the same slot may still be among them.');
+end;
+$$;
+comment on function private.refuse_hold(public.bookings) is 'Error hold_expired, with the nearest free slots.';
 
 create function private.known_booking(wanted public.bookings)
 returns public.bookings
@@ -260,11 +295,17 @@ begin
   select b.* into booking
   from public.bookings b
   where b.organization_id = wanted.organization_id and b.id = wanted.id;
-  if found and (
+  if booking.status = 'cancelled' and booking.cancellation_reason = 'hold_expired' then
+    perform private.refuse_hold(booking);
+  elsif found and (
     booking.service_id is distinct from wanted.service_id
     or booking.contact_id <> private.surviving_contact(wanted.organization_id, wanted.contact_id)
+    or coalesce(booking.original_start_time, booking.start_time) is distinct from wanted.start_time
+    or booking.status = 'hold' and wanted.status <> 'hold'
+    or booking.status = 'cancelled'
   ) then
-    perform private.raise_error('BL506', 'booking_id_taken', 'Another booking has this id', jsonb_build_object('id', wanted.id));
+    perform private.raise_error('BL506', 'booking_id_taken', 'Another booking has this id',
+      jsonb_build_object('id', wanted.id, 'status', booking.status));
   end if;
   return booking;
 end;
@@ -284,50 +325,57 @@ declare
   picked private.pick;
   booking public.bookings;
 begin
-  if (isfinite(wanted.start_time)) is not true then
-    perform private.raise_error('BL504', 'invalid_range', 'Say when it begins');
+  perform private.check_time(wanted.start_time);
+  booking := private.known_booking(wanted);
+  if booking.id is not null then
+    return booking;
   end if;
+  service := private.service_to_book(wanted.organization_id, wanted.service_id);
+  length := make_interval(mins => service.duration_minutes);
+  perform private.check_place(service, wanted.professional_id, wanted.location_id);
   -- Once without a lock: whoever comes too late holds up nobody. And once more with it.
   for attempt in 1 .. 2 loop
-    booking := private.known_booking(wanted);
-    if booking.id is not null then
-      return booking;
-    end if;
-    service := private.service_to_book(wanted.organization_id, wanted.service_id);
-    length := make_interval(mins => service.duration_minutes);
-    perform private.check_place(service, wanted.professional_id, wanted.location_id);
-    picked := private.pick_agenda(
-      service, wanted.start_time, length, wanted.professional_id, wanted.location_id, wanted.off_schedule);
-    if picked.refused is not null then
-      -- It may be taken by the first try of the same booking, which was committed a moment ago.
+    begin
+      if attempt = 2 then
+        perform private.lock_agendas_of(service, wanted.professional_id);
+      end if;
+      picked := private.pick_agenda(
+        service, wanted.start_time, length, wanted.professional_id, wanted.location_id, coalesce(wanted.off_schedule, false));
+      if picked.refused is not null then
+        raise exception using errcode = 'TAKEN';
+      end if;
+      if attempt = 2 then
+        insert into public.bookings as b (
+          organization_id, id, contact_id, pet_id, service_id, professional_id, location_id, start_time, end_time, status,
+          hold_expires_at, is_offer, off_schedule, created_by, created_by_user_id, price_cents, notes
+        )
+        values (
+          wanted.organization_id, coalesce(wanted.id, private.uuid_v7()), wanted.contact_id, wanted.pet_id, wanted.service_id,
+          picked.professional_id, picked.location_id, wanted.start_time, wanted.start_time + length, wanted.status,
+          wanted.hold_expires_at, coalesce(wanted.is_offer, false), coalesce(wanted.off_schedule, false), wanted.created_by,
+          wanted.created_by_user_id, service.price_cents, wanted.notes
+        )
+        returning b.* into booking;
+      end if;
+    exception when sqlstate 'TAKEN' or unique_violation then
+      -- The locks are given back: looking for alternatives holds up nobody. Perhaps the first try of the same booking took the
+      -- slot or the id, a moment ago.
       booking := private.known_booking(wanted);
       if booking.id is not null then
         return booking;
       end if;
       perform private.refuse_slot(
-        picked.refused, wanted.organization_id, wanted.service_id, wanted.start_time, wanted.professional_id, wanted.location_id);
-    elsif attempt = 1 then
-      perform private.lock_agendas_of(service, wanted.professional_id);
-    end if;
+        coalesce(picked.refused, 'taken'), wanted.organization_id, wanted.service_id, wanted.start_time, wanted.professional_id,
+        wanted.location_id);
+    end;
   end loop;
-  insert into public.bookings as b (
-    organization_id, id, contact_id, pet_id, service_id, professional_id, location_id, start_time, end_time, status,
-    hold_expires_at, is_offer, off_schedule, created_by, created_by_user_id, price_cents, notes
-  )
-  values (
-    wanted.organization_id, coalesce(wanted.id, private.uuid_v7()), wanted.contact_id, wanted.pet_id, wanted.service_id,
-    picked.professional_id, picked.location_id, wanted.start_time, wanted.start_time + length, wanted.status,
-    wanted.hold_expires_at, coalesce(wanted.is_offer, false), coalesce(wanted.off_schedule, false), wanted.created_by,
-    wanted.created_by_user_id, service.price_cents, wanted.notes
-  )
-  returning b.* into booking;
   return booking;
 end;
 $$;
 comment on function private.book(public.bookings) is
   'Finds a place for a booking, locks it and writes it. Without a professional: with the least busy one who is free then. One that an app made under an id of its own before is answered again.';
 
-create function private.locked_booking(organization_id uuid, id uuid)
+create function private.locked_booking(organization_id uuid, id uuid, to_professional_id uuid default null)
 returns public.bookings
 language plpgsql
 volatile
@@ -344,19 +392,27 @@ begin
     if not found then
       perform private.raise_error('BL502', 'booking_not_found', 'This organization has no such booking');
     end if;
-    perform private.lock_agendas(
-      organization_id, case when seen.professional_id is null then array[seen.service_id] end, array[seen.professional_id]);
-    select b.* into booking
-    from public.bookings b
-    where b.organization_id = seen.organization_id and b.id = seen.id
-    for no key update;
-    -- It may have moved to another agenda meanwhile.
-    exit when found and booking.professional_id is not distinct from seen.professional_id and booking.service_id = seen.service_id;
+    begin
+      perform private.lock_agendas(
+        organization_id,
+        case when seen.professional_id is null then array[seen.service_id] end,
+        array[seen.professional_id, to_professional_id]);
+      select b.* into booking
+      from public.bookings b
+      where b.organization_id = seen.organization_id and b.id = seen.id
+      for no key update;
+      exit when booking.professional_id is not distinct from seen.professional_id and booking.service_id = seen.service_id;
+      raise exception using errcode = 'MOVED';
+    exception when sqlstate 'MOVED' then
+      -- To another agenda meanwhile. These locks are given back first: the other one may come before them.
+      null;
+    end;
   end loop;
   return booking;
 end;
 $$;
-comment on function private.locked_booking(uuid, uuid) is 'A booking, its agenda locked before it; or error booking_not_found.';
+comment on function private.locked_booking(uuid, uuid, uuid) is
+  'A booking, its agenda (and the one that it moves to) locked before it; or error booking_not_found.';
 
 -- hold_slot ---------------------------------------------------------------------------------------------------------
 
@@ -395,9 +451,9 @@ begin
   wanted.location_id := location_id;
   wanted.start_time := start_time;
   wanted.status := 'hold';
-  wanted.hold_expires_at := now() + make_interval(mins => coalesce(minutes, (
+  wanted.hold_expires_at := least(start_time, now() + make_interval(mins => coalesce(minutes, (
     select s.hold_minutes from public.organization_settings s where s.organization_id = hold_slot.organization_id
-  )));
+  ))));
   wanted.created_by := private.booking_creator(created_by);
   wanted.created_by_user_id := auth.uid();
   return private.book(wanted);
@@ -447,10 +503,7 @@ begin
   if booking.status in ('scheduled', 'confirmed') then
     return booking;
   elsif booking.status = 'hold' and booking.hold_expires_at <= now() or booking.cancellation_reason = 'hold_expired' then
-    perform private.raise_error('BL505', 'hold_expired', 'The slot was held until then, and not longer',
-      jsonb_build_object('alternatives', private.nearest_slots(
-        organization_id, booking.service_id, booking.start_time, booking.professional_id, booking.location_id)),
-      'Offer one of the alternatives: the same slot may still be among them.');
+    perform private.refuse_hold(booking);
   end if;
   update public.bookings b
   set status = 'scheduled',
@@ -563,8 +616,8 @@ begin
   if booking.status <> 'confirmed' then
     update public.bookings b
     set status = 'confirmed',
-        confirmed_by = confirm_booking.confirmed_by,
-        confirmation_method = confirm_booking.confirmation_method
+        confirmed_by = coalesce(confirm_booking.confirmed_by, 'agent'),
+        confirmation_method = coalesce(confirm_booking.confirmation_method, 'dashboard')
     where b.organization_id = booking.organization_id and b.id = booking.id
     returning b.* into booking;
   end if;
@@ -615,21 +668,11 @@ declare
   picked private.pick;
 begin
   perform private.require_role(organization_id, 'attendant');
-  if (isfinite(start_time)) is not true then
-    perform private.raise_error('BL504', 'invalid_range', 'Say when it begins');
-  end if;
-  select b.* into booking
-  from public.bookings b
-  where b.organization_id = reschedule_booking.organization_id and b.id = reschedule_booking.id;
+  perform private.check_time(start_time);
+  booking := private.locked_booking(organization_id, id, professional_id);
   select s.* into service
   from public.services s
   where s.organization_id = booking.organization_id and s.id = booking.service_id;
-  if professional_id is not null or location_id is not null then
-    perform private.check_place(service, professional_id, location_id);
-  end if;
-  -- Both agendas, before the booking.
-  perform private.lock_agendas_of(service, coalesce(professional_id, booking.professional_id), booking.professional_id);
-  booking := private.locked_booking(organization_id, id);
   if booking.status not in ('scheduled', 'confirmed') then
     perform private.raise_error('BL503', 'invalid_booking_transition', format('A booking that is %s cannot be moved', booking.status),
       jsonb_build_object('from', booking.status, 'to', 'scheduled', 'allowed', private.next_booking_statuses(booking.status)));
@@ -638,16 +681,22 @@ begin
     and booking.location_id is not distinct from coalesce(reschedule_booking.location_id, booking.location_id) then
     return booking;
   end if;
+  -- Who has left, or does not give this any more, gets no new time: another one is to be named.
+  perform private.check_place(service, coalesce(professional_id, booking.professional_id), location_id);
+  if booking.professional_id is null and professional_id is null and private.is_assigned(service) then
+    perform private.raise_error('BL507', 'professional_not_available', 'Somebody gives this service by now: say who',
+      jsonb_build_object('service_id', service.id));
+  end if;
   picked := private.pick_agenda(
     service, start_time, booking.end_time - booking.start_time,
     coalesce(professional_id, booking.professional_id),
-    -- A professional may be elsewhere that day; a tub is not.
-    coalesce(location_id, case when booking.professional_id is null then booking.location_id end),
-    off_schedule, booking.id);
+    -- A professional may be elsewhere that day; a tub is not, nor is what the staff squeeze in.
+    coalesce(location_id, case when booking.professional_id is null or off_schedule then booking.location_id end),
+    coalesce(off_schedule, false), booking.id);
   if picked.refused is not null then
     perform private.refuse_slot(
       picked.refused, organization_id, booking.service_id, start_time,
-      coalesce(professional_id, booking.professional_id), location_id);
+      coalesce(professional_id, booking.professional_id), location_id, booking.end_time - booking.start_time, booking.id);
   end if;
   update public.bookings b
   set start_time = reschedule_booking.start_time,
@@ -707,7 +756,9 @@ begin
   booking := private.locked_booking(organization_id, id);
   if booking.status <> 'cancelled' then
     update public.bookings b
-    set status = 'cancelled', cancellation_reason = left(reason, 500)
+    set status = 'cancelled',
+        -- These two are the clock's and the waiting list's own words.
+        cancellation_reason = case when reason in ('hold_expired', 'offer_declined') then upper(reason) else left(reason, 500) end
     where b.organization_id = booking.organization_id and b.id = booking.id
     returning b.* into booking;
   end if;

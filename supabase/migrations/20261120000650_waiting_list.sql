@@ -55,8 +55,8 @@ comment on column public.waiting_list.status is
   'expired: let an offer pass, or was not served in time; may join again. cancelled: left, or declined an offer.';
 comment on column public.waiting_list.offered_booking_id is 'The hold that is offered, or the booking that came of it.';
 create unique index waiting_list_one_open_per_wish_idx
-  on public.waiting_list (organization_id, contact_id, service_id, professional_id) nulls not distinct where is_open;
-comment on index public.waiting_list_one_open_per_wish_idx is 'Nobody stands in the same line twice.';
+  on public.waiting_list (organization_id, contact_id, service_id, professional_id, pet_id) nulls not distinct where is_open;
+comment on index public.waiting_list_one_open_per_wish_idx is 'Nobody stands in the same line twice, but each animal may.';
 create index waiting_list_priority_created_at_idx
   on public.waiting_list (organization_id, service_id, priority desc, created_at) where is_open;
 comment on index public.waiting_list_priority_created_at_idx is 'Who is next.';
@@ -112,13 +112,26 @@ set search_path = ''
 as $$
 declare
   begins constant timestamp := freed.start_time at time zone private.zone_of(freed.organization_id, freed.location_id);
+  service public.services;
   candidate public.waiting_list;
   passed_over uuid[] := array[]::uuid[];
   wanted public.bookings;
   offer public.bookings;
 begin
-  loop
-    exit when freed.start_time <= now();
+  select s.* into service
+  from public.services s
+  where s.organization_id = freed.organization_id and s.id = freed.service_id and s.is_active;
+  -- Over; or not to be had any more: somebody is ill, it was squeezed in, others give it now. Nobody is asked.
+  if service.id is null
+    or freed.start_time <= now()
+    or private.is_assigned(service) <> (freed.professional_id is not null)
+    or (private.pick_agenda(
+      service, freed.start_time, make_interval(mins => service.duration_minutes), freed.professional_id, freed.location_id, false
+    )).refused is not null then
+    return;
+  end if;
+  -- Whoever cannot have it for a reason that the query does not know is passed over; not all of a long list in one transaction.
+  while cardinality(passed_over) < 20 loop
     select w.* into candidate
     from public.waiting_list w
     join public.contacts c on c.organization_id = w.organization_id and c.id = w.contact_id and c.status = 'active'
@@ -132,8 +145,28 @@ begin
       and (w.earliest_date is null or w.earliest_date <= begins::date)
       and (w.latest_date is null or w.latest_date >= begins::date)
       and w.period in ('any', private.period_of(begins))
+      -- Neither who has just given it up, nor who has something else then.
+      and w.contact_id <> freed.contact_id
+      and not exists (
+        select
+        from public.bookings b
+        where b.organization_id = w.organization_id
+          and b.contact_id = w.contact_id
+          and b.is_live
+          and b.pet_id is not distinct from w.pet_id
+          and b.start_time < freed.end_time
+          and b.end_time > freed.start_time
+      )
+      and (w.pet_id is not null or not service.requires_pet)
+      and (w.pet_id is null or exists (
+        select
+        from public.pets p
+        where p.organization_id = w.organization_id and p.id = w.pet_id and p.contact_id = w.contact_id and p.is_active
+      ))
     order by w.priority desc, w.created_at, w.id
     limit 1
+    -- A contact that is being deleted or merged at this moment is passed over: contacts come before their entries.
+    for key share of c skip locked
     for no key update of w;
     exit when not found;
 
@@ -155,14 +188,9 @@ begin
     )));
     begin
       offer := private.book(wanted);
-    exception
-      -- Not to be had any more: somebody is ill, or it was squeezed in. Nobody is asked.
-      when sqlstate 'BL501' or sqlstate 'BL500' or sqlstate 'BL507' or sqlstate 'BL512' then
-        exit;
-      -- This one cannot have it (his animal is gone): the next one.
-      when sqlstate 'BL402' or sqlstate 'BL404' or sqlstate 'BL508' then
-        passed_over := passed_over || candidate.id;
-        continue;
+    exception when sqlstate 'BL402' or sqlstate 'BL404' or sqlstate 'BL508' then
+      passed_over := passed_over || candidate.id;
+      continue;
     end;
     update public.waiting_list w
     set status = 'offered',
@@ -197,7 +225,7 @@ begin
   end if;
   -- A hold that was no offer came out of free slots, and goes back to them.
   if old.status in ('scheduled', 'confirmed') and (
-      not new.is_live
+      new.status = 'cancelled'
       or (old.start_time, old.service_id) <> (new.start_time, new.service_id)
       or (old.professional_id, old.location_id) is distinct from (new.professional_id, new.location_id)
     )
@@ -209,7 +237,8 @@ end;
 $$;
 comment on function private.tg_bookings__serve_waiting_list() is
   'Trigger: what became of an offer is noted at its entry, and a slot that became free is offered to the next one.';
-create trigger bookings_500_serve_waiting_list
+-- After bookings_900_emit_change: the one goes before the other comes.
+create trigger bookings_900_serve_waiting_list
   after update of status, start_time, service_id, professional_id, location_id on public.bookings
   for each row execute function private.tg_bookings__serve_waiting_list();
 
@@ -233,6 +262,8 @@ begin
     order by b.hold_expires_at
     limit batch_size
   loop
+    -- Agendas stay locked until all of it is committed.
+    exit when clock_timestamp() > statement_timestamp() + interval '250 milliseconds';
     -- One whose agenda is in use at this moment, or that fails, keeps the others from nothing: it comes again.
     begin
       perform set_config('lock_timeout', '200ms', true);
@@ -267,9 +298,9 @@ declare
   expired bigint;
 begin
   update public.waiting_list w
-  set status = 'expired'
+  set status = 'expired', offer_expires_at = null
   where w.is_open
-    and w.status = 'waiting'
+    and (w.status = 'waiting' or w.offered_booking_id is null)
     and w.latest_date < (now() at time zone private.zone_of(w.organization_id, w.location_id))::date;
   get diagnostics expired = row_count;
   return expired;
@@ -314,7 +345,7 @@ begin
   elsif pet_id is not null and not exists (
     select
     from public.pets p
-    where p.organization_id = join_waiting_list.organization_id and p.id = join_waiting_list.pet_id and p.contact_id = person
+    where p.organization_id = join_waiting_list.organization_id and p.id = join_waiting_list.pet_id and p.contact_id = person and p.is_active
   ) then
     perform private.raise_error('BL404', 'pet_not_found', 'This customer has no such animal', jsonb_build_object('pet_id', pet_id));
   elsif pet_id is null and service.requires_pet then
@@ -333,15 +364,16 @@ begin
   on conflict do nothing
   returning w.* into entry;
   if not found then
-    perform private.raise_error('BL515', 'already_waiting', 'This customer waits for that already', (
+    perform private.raise_error('BL515', 'already_waiting', 'This customer waits for that already', coalesce((
       select jsonb_build_object('id', w.id)
       from public.waiting_list w
       where w.organization_id = service.organization_id
         and w.contact_id = person
         and w.service_id = service.id
         and w.professional_id is not distinct from join_waiting_list.professional_id
+        and w.pet_id is not distinct from join_waiting_list.pet_id
         and w.is_open
-    ));
+    ), '{}'));
   end if;
   return entry;
 end;
@@ -467,17 +499,26 @@ begin
   perform private.require_role(organization_id, 'attendant');
   loop
     entry := private.waiting_list_entry(organization_id, id);
+    exit when entry.status not in ('waiting', 'offered');
     if entry.status = 'offered' then
       update public.bookings b
       set status = 'cancelled', cancellation_reason = 'offer_declined'
       where b.organization_id = entry.organization_id and b.id = entry.offered_booking_id and b.status = 'hold';
-    elsif entry.status = 'waiting' then
+      exit;
+    end if;
+    begin
       update public.waiting_list w
       set status = 'cancelled'
       where w.organization_id = entry.organization_id and w.id = entry.id and w.status = 'waiting';
-    end if;
-    -- It was offered a slot at this very moment: then it is to be declined.
-    exit when found or entry.status not in ('waiting', 'offered');
+      if not found then
+        raise exception using errcode = 'OFFER';
+      end if;
+      exit;
+    exception when sqlstate 'OFFER' then
+      -- It was offered a slot at this very moment: that is to be declined. The entry's lock, which an UPDATE that waited for
+      -- it keeps, goes with the subtransaction: the agenda comes before it.
+      null;
+    end;
   end loop;
   select w.* into entry
   from public.waiting_list w

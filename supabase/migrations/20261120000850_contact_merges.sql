@@ -349,6 +349,7 @@ begin
       on m.organization_id = k.organization_id
       and m.service_id = k.service_id
       and m.professional_id is not distinct from k.professional_id
+      and m.pet_id is not distinct from k.pet_id
       and m.contact_id = merge.merged_contact_id
       and m.is_open
     where k.organization_id = merge.organization_id

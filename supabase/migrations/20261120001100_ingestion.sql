@@ -239,42 +239,44 @@ begin
   order by e.organization_id, e.instance_id, w.kind, w.value, e.n
   on conflict on constraint contact_identities_instance_id_kind_value_key do nothing;
 
-  -- A number that was hidden until now, if nobody else has it; a new profile name.
+  -- A new profile name. The number is written apart: Postgres locks a row whose key column is named in the SET list against
+  -- everybody who refers to it, whether the value changes or not.
   update public.contacts p
-  set phone_number = coalesce(p.phone_number, news.phone_number),
-      profile_name = coalesce(news.profile_name, p.profile_name),
+  set profile_name = news.profile_name,
       name = coalesce(p.name, left(news.profile_name, 200))
   from (
     select
       e.organization_id,
       e.contact_id,
-      (array_agg(e.profile_name order by e.n desc) filter (where e.profile_name is not null))[1] as profile_name,
-      min(e.number) filter (where e.is_first_to_have_it) as phone_number
-    from (
-      select
-        told.*,
-        told.number is not null
-          and row_number() over (partition by told.organization_id, told.number order by told.n) = 1
-          and not exists (
-            select
-            from public.contacts other
-            where other.organization_id = told.organization_id
-              and other.phone_number = told.number
-              and other.merged_into_id is distinct from told.contact_id
-          ) as is_first_to_have_it
-      from (
-        select e.*, coalesce(e.phone_number, e.shared_phone_number) as number
-        from unnest(telling) e
-      ) told
-    ) e
+      (array_agg(e.profile_name order by e.n desc))[1] as profile_name
+    from unnest(telling) e
+    where e.profile_name is not null
     group by e.organization_id, e.contact_id
   ) news
   where p.organization_id = news.organization_id
     and p.id = news.contact_id
-    and (
-      p.profile_name is distinct from coalesce(news.profile_name, p.profile_name)
-      or p.phone_number is null and news.phone_number is not null
-    );
+    and p.profile_name is distinct from news.profile_name;
+
+  -- A number that was hidden until now, if nobody else has it.
+  update public.contacts p
+  set phone_number = news.number
+  from (
+    select distinct on (told.organization_id, told.number) told.organization_id, told.contact_id, told.number
+    from (
+      select e.organization_id, e.contact_id, e.n, coalesce(e.phone_number, e.shared_phone_number) as number
+      from unnest(telling) e
+    ) told
+    where told.number is not null
+      and not exists (
+        select
+        from public.contacts other
+        where other.organization_id = told.organization_id and other.phone_number = told.number
+      )
+    order by told.organization_id, told.number, told.n
+  ) news
+  where p.organization_id = news.organization_id
+    and p.id = news.contact_id
+    and p.phone_number is null;
 end;
 $$;
 comment on function private.update_contacts(private.inbound_event[]) is

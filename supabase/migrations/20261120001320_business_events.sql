@@ -8,16 +8,17 @@
 
 create function private.booking_change(before public.bookings, after public.bookings)
 returns text
-language sql
+language plpgsql -- SQL with a SET clause would be parsed and planned in every transaction
 immutable
 set search_path = ''
 as $$
-  select case
+begin
+  return case
     when before.id is null then case after.status when 'hold' then 'held' else 'created' end
     when before.status = after.status or before.status = 'confirmed' and after.status = 'scheduled' then case
       when (before.start_time, before.end_time) <> (after.start_time, after.end_time)
         or (before.professional_id, before.location_id) is distinct from (after.professional_id, after.location_id)
-        then 'rescheduled'
+        then case when after.is_live then 'rescheduled' end
       when (before.contact_id, before.pet_id, before.service_id, before.price_cents, before.notes, before.metadata)
         is distinct from (after.contact_id, after.pet_id, after.service_id, after.price_cents, after.notes, after.metadata)
         then 'updated'
@@ -25,7 +26,8 @@ as $$
     when before.status = 'hold' then case after.status when 'cancelled' then 'released' else 'created' end
     when after.status = 'scheduled' then 'rescheduled'
     else after.status::text
-  end
+  end;
+end;
 $$;
 comment on function private.booking_change(public.bookings, public.bookings) is
   'What happened to a booking: held, released (a hold ended unused), created, updated, rescheduled, confirmed, completed, cancelled or no_show; null when nothing that anybody would want to know.';

@@ -2,7 +2,7 @@
 begin;
 -- What this story defines may run as anyone; rolled back with the rest.
 alter default privileges grant execute on functions to public;
-select plan(95);
+select plan(109);
 
 select tests.a_tenant('clinic');
 select tests.a_tenant('petshop');
@@ -97,6 +97,21 @@ select is((pg_temp.booked(2, jsonb_build_object('id', id))).id, id, 'an app may 
 select is((pg_temp.booked(2, jsonb_build_object('id', id))).id, id, 'and the same again answers what is there, though its slot is taken') from own_id;
 select throws_ok(format('select pg_temp.booked(3, %L)', jsonb_build_object('id', id, 'service_id', gen_random_uuid())), 'BL506', null,
   'but for another booking it is refused') from own_id;
+
+-- What it answers is what was asked ------------------------------------------------------------------------------------
+
+create temporary table asked as select gen_random_uuid() as id;
+select lives_ok(format(
+  'select public.hold_slot(%L, %L, %L, id => %L)', tests.the('clinic', 'contact_id'), tests.the('clinic', 'service_id'), pg_temp.slot(3), id),
+  'a hold may have an id of the app''s too') from asked;
+select throws_ok(format('select pg_temp.booked(3, %L)', jsonb_build_object('id', id)), 'BL506', null, 'which is no booking of that id') from asked;
+select throws_ok(format('select pg_temp.booked(5, %L)', jsonb_build_object('id', id)), 'BL506', null, 'nor is another time') from own_id;
+select public.cancel_booking(id) from asked;
+select throws_ok(format(
+  'select public.hold_slot(%L, %L, %L, id => %L)', tests.the('clinic', 'contact_id'), tests.the('clinic', 'service_id'), pg_temp.slot(3), id),
+  'BL506', null, 'and what was cancelled is not answered as if it were there') from asked;
+select throws_ok($$ select public.create_booking(tests.the('clinic', 'contact_id'), tests.the('clinic', 'service_id'), now() + interval '11 years') $$,
+  'BL504', null, 'nobody books in eleven years');
 
 -- Off the schedule ----------------------------------------------------------------------------------------------------
 
@@ -202,8 +217,45 @@ select throws_ok(format('select public.reschedule_booking(%L, %L)', id, pg_temp.
 select throws_ok($$ select public.cancel_booking(gen_random_uuid()) $$, 'BL502', null, 'what is not there is not cancelled');
 select throws_ok(format('select public.cancel_booking(%L)', tests.the('petshop', 'booking_id')), 'BL502', null, 'nor is another tenant''s');
 
+-- What is booked stays as it was booked ------------------------------------------------------------------------------------
+
+select tests.authenticate_as_nobody();
+create temporary table neighbours as
+select a.id as first, b.id as second
+from public.create_booking(tests.the('clinic', 'contact_id'), tests.the('clinic', 'service_id'), pg_temp.slot(0) + interval '1 day',
+    organization_id => tests.the('clinic', 'organization_id')) a,
+  public.create_booking(tests.the('clinic', 'contact_id'), tests.the('clinic', 'service_id'), pg_temp.slot(1) + interval '1 day',
+    organization_id => tests.the('clinic', 'organization_id')) b;
+update public.services set buffer_minutes = 15 where id = tests.the('clinic', 'service_id');
+select is((public.confirm_booking(first, organization_id => tests.the('clinic', 'organization_id'))).status::text, 'confirmed',
+  'a longer buffer does not keep those from being confirmed who were booked without') from neighbours;
+select is((public.reschedule_booking(first, pg_temp.slot(0) + interval '2 days', organization_id => tests.the('clinic', 'organization_id'))).blocked_until,
+  pg_temp.slot(1) + interval '2 days 15 minutes', 'whoever moves gets the new one') from neighbours;
+update public.services set buffer_minutes = 0 where id = tests.the('clinic', 'service_id');
+insert into public.locations (organization_id, id, name, slug)
+values (tests.the('clinic', 'organization_id'), tests.the('clinic', 'booking_id'), 'Filial', 'filial-dois');
+update public.bookings b set location_id = tests.the('clinic', 'booking_id') from neighbours n where b.id = n.second;
+select throws_ok($$ delete from public.locations where id = tests.the('clinic', 'booking_id') $$, 'BL518', null, 'a location with bookings stays');
+update public.professionals set is_active = false where id = tests.the('clinic', 'professional_id');
+select throws_ok(
+  format('select public.reschedule_booking(%L, %L, organization_id => %L)', second, pg_temp.slot(3) + interval '2 days', tests.the('clinic', 'organization_id')),
+  'BL507', null, 'with whom nobody can book any more nobody gets a new time') from neighbours;
+select lives_ok(format('select public.confirm_booking(%L, organization_id => %L)', second, tests.the('clinic', 'organization_id')), 'but what is booked can be confirmed')
+from neighbours;
+select lives_ok(format('select public.cancel_booking(%L, %L, %L)', second, 'hold_expired', tests.the('clinic', 'organization_id')), 'and cancelled')
+from neighbours;
+select isnt(b.cancellation_reason, 'hold_expired', 'in words that are not the clock''s') from public.bookings b join neighbours n on n.second = b.id;
+update public.professionals set is_active = true where id = tests.the('clinic', 'professional_id');
+insert into public.pets (organization_id, id, contact_id, name, is_active)
+values (tests.the('clinic', 'organization_id'), tests.the('clinic', 'message_id'), tests.the('clinic', 'contact_id'), 'Bidu', false);
+select throws_ok(format('select pg_temp.booked(9, %L)', jsonb_build_object('pet_id', tests.the('clinic', 'message_id'), 'off_schedule', true)), 'BL404', null,
+  'nobody books for an animal that has died');
+
 -- Whoever writes -----------------------------------------------------------------------------------------------------------
 
+select tests.authenticate_as_service();
+select throws_ok($$ delete from public.bookings where id = (select id from held) $$, '42501', null, 'nothing is deleted, not even with the secret key');
+select tests.authenticate_as(tests.the('clinic', 'attendant_id'));
 select lives_ok($$ update public.bookings set notes = 'Alérgica' where id = (select id from held) $$, 'an attendant may write notes');
 select throws_ok($$ update public.bookings set start_time = now() where id = (select id from held) $$, '42501', null, 'but no times');
 select tests.authenticate_as_service();

@@ -106,7 +106,7 @@ values
 insert into public.waiting_list (organization_id, id, contact_id, service_id, pet_id, status, offer_expires_at)
 values
   (pg_temp.clinic(), pg_temp.id('wait k1'), pg_temp.id('kept'), pg_temp.id('bath'), null, 'waiting', null),
-  (pg_temp.clinic(), pg_temp.id('wait m1'), pg_temp.id('merged'), pg_temp.id('bath'), pg_temp.id('rex'), 'waiting', null),
+  (pg_temp.clinic(), pg_temp.id('wait m1'), pg_temp.id('merged'), pg_temp.id('bath'), null, 'waiting', null),
   (pg_temp.clinic(), pg_temp.id('wait k2'), pg_temp.id('kept'), pg_temp.id('checkup'), null, 'waiting', null),
   (pg_temp.clinic(), pg_temp.id('wait m2'), pg_temp.id('merged'), pg_temp.id('checkup'), null, 'offered', now() + interval '30 minutes'),
   (pg_temp.clinic(), pg_temp.id('wait m3'), pg_temp.id('merged'), pg_temp.id('surgery'), null, 'waiting', null);

@@ -3,7 +3,7 @@
 begin;
 -- What this story defines may run as anyone; rolled back with the rest.
 alter default privileges grant execute on functions to public;
-select plan(28);
+select plan(35);
 
 select tests.a_tenant('clinic');
 select tests.a_tenant('petshop');
@@ -144,6 +144,44 @@ select tests.authenticate_as_nobody();
 update public.waiting_list set latest_date = current_date - 2 where id = (select id from list where name = 'Quarta');
 select is(private.expire_waiting_list(), 1::bigint, 'whose last day is over');
 select is(pg_temp.state_of('Quarta'), 'expired', 'waits no longer');
+
+-- Not to whom it would be of no use -------------------------------------------------------------------------------------------
+
+select tests.authenticate_as_nobody();
+delete from public.time_off where organization_id = tests.the('clinic', 'organization_id');
+update public.waiting_list set status = 'cancelled' where status = 'waiting';
+create temporary table own as
+select b.contact_id, w.id as entry, b.id as booking
+from booked
+join public.bookings b on b.id = booked.id
+cross join lateral public.join_waiting_list(b.contact_id, b.service_id, organization_id => b.organization_id) w
+where booked.n = 4;
+select is((public.cancel_booking(booking, 'Não posso', tests.the('clinic', 'organization_id'))).status::text, 'cancelled', 'somebody who waits for something better cancels') from own;
+select is(pg_temp.whose(4), null, 'and is not offered what he has just given up');
+select is((public.create_booking(contact_id, tests.the('clinic', 'service_id'), pg_temp.slot(4), organization_id => tests.the('clinic', 'organization_id'))).status::text,
+  'scheduled', 'he comes back') from own;
+insert into public.services (organization_id, id, name, duration_minutes, requires_pet)
+values (tests.the('clinic', 'organization_id'), tests.the('clinic', 'message_id'), 'Vacina', 30, true);
+insert into public.pets (organization_id, id, contact_id, name)
+values
+  (tests.the('clinic', 'organization_id'), tests.the('clinic', 'booking_id'), tests.the('clinic', 'contact_id'), 'Mia'),
+  (tests.the('clinic', 'organization_id'), tests.the('clinic', 'endpoint_id'), tests.the('clinic', 'contact_id'), 'Tom');
+select lives_ok(format($$
+  select public.join_waiting_list(tests.the('clinic', 'contact_id'), tests.the('clinic', 'message_id'), pet_id => p.id, organization_id => p.organization_id)
+  from public.pets p where p.name in ('Mia', 'Tom') $$), 'a customer may wait with each of his animals');
+select is((select count(*) from public.waiting_list w where w.service_id = tests.the('clinic', 'message_id') and w.is_open), 2::bigint, 'each in a line of its own');
+update public.pets set is_active = false where name = 'Mia' and organization_id = tests.the('clinic', 'organization_id');
+insert into public.professional_services (organization_id, professional_id, service_id)
+values (tests.the('clinic', 'organization_id'), tests.the('clinic', 'professional_id'), tests.the('clinic', 'message_id'));
+insert into public.pets (organization_id, id, contact_id, name)
+select tests.the('clinic', 'organization_id'), tests.the('clinic', 'conversation_id'), contact_id, 'Rex' from own;
+select is((public.cancel_booking(b.id, organization_id => b.organization_id)).status::text, 'cancelled', 'an animal''s slot becomes free')
+from own, public.create_booking(
+  own.contact_id, tests.the('clinic', 'message_id'), pg_temp.slot(7), pet_id => tests.the('clinic', 'conversation_id'),
+  organization_id => tests.the('clinic', 'organization_id')) b;
+select is(
+  (select p.name from public.bookings b join public.pets p on p.id = b.pet_id where b.start_time = pg_temp.slot(7) and b.is_offer), 'Tom',
+  'and is offered to one that lives');
 
 select * from finish();
 rollback;

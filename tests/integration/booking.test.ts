@@ -173,7 +173,7 @@ test(`${APPS} apps at once never book one professional twice (BALCAO_TEST_SEED=$
   const expected = [null, 'slot_unavailable', 'already_waiting', 'offer_expired']
   expect([...refusals].filter((name) => !expected.includes(name))).toEqual([])
   // It was crowded, and not in vain.
-  expect(won).toBeGreaterThan(20)
+  expect(won).toBeGreaterThan(people.length * 5)
   expect(losers.length).toBeGreaterThan(APPS / 2)
   expect(alternatives.length).toBeGreaterThan(APPS / 2)
 

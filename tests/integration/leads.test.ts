@@ -1,12 +1,14 @@
 // How many leads a plan brings in a month, when fifty come at once; what waits beyond it until somebody upgrades, even in
 // the same moment; and whose leads an attendant sees.
 
+import { randomUUID } from 'node:crypto'
 import postgres from 'postgres'
 import { afterAll, beforeAll, expect, test } from 'vitest'
 import { z } from 'zod'
 import type { Enums, Tables } from '../../types/index.ts'
 import { aContact, anAppOf, aProfessional, aService, nameOf, someContacts } from '../support/agendas.ts'
-import { seen } from '../support/conversations.ts'
+import { aConversation, aWaId, seen } from '../support/conversations.ts'
+import { aTextMessage, bySenders, metaWebhook } from '../support/meta.ts'
 import { runningStack } from '../support/running-stack.ts'
 import {
   asAdminOf,
@@ -16,6 +18,7 @@ import {
   asViewerOf,
   aTenant,
   type Client,
+  connectNumber,
   memberOf,
   type Role,
   type Tenant,
@@ -132,6 +135,37 @@ test('a contact who answers ten times at once is one lead, with all her answers'
   expect(more).toEqual([])
   expect(lead?.respostas).toEqual(Object.fromEntries(Array.from({ length: 10 }, (_, index) => [`pergunta ${index}`, index])))
   expect(await usageOf(agency)).toMatchObject({ used: 1 })
+})
+
+test('contacts who send a form and write at the same moment are leads, and heard', async () => {
+  const agency = await anAgency('Consultoria com WhatsApp')
+  const number = await connectNumber(agency)
+  const people = await bySenders(10, Array.from({ length: 20 }, () => aWaId()), (waId) => aConversation(agency, number, waId))
+  for (let round = 1; round <= 4; round++) {
+    const answers = await Promise.all(people.flatMap(({ contactId, waId }) => [
+      ...[1, 2, 3].map(async (question) => {
+        const args = { contact_id: contactId, respostas: { [`pergunta ${round} ${question}`]: question } }
+        const { error, status } = await anAppOf(agency, 'attendant').rpc('create_lead', args)
+        return { status, error: nameOf(error) }
+      }),
+      ...[1, 2].map(async () => {
+        const id = `wamid.${randomUUID()}`
+        const message = aTextMessage({ to: number.externalId, from: waId, id, text: `Olá ${round}` })
+        // A new name each time, so that there is something to note down about the contact itself.
+        for (const { changes: [change] } of message.entry) {
+          for (const { profile } of change?.value.contacts ?? []) profile.name = id
+        }
+        const { status } = await metaWebhook(message).signedWith(number.appSecret).postedTo(number.webhookUrl)
+        return { status, error: null }
+      }),
+    ]))
+    expect(answers.filter(({ status, error }) => status !== 200 || error !== null)).toEqual([])
+  }
+  const leads = await allLeads(agency)
+  expect(leads.map(({ contact_id }) => contact_id).sort()).toEqual(people.map(({ contactId }) => contactId).sort())
+  expect(leads.map(({ respostas }) => Object.keys(respostas).length)).toEqual(leads.map(() => 12))
+  const heard = valueOf(await asAttendantOf(agency).from('messages').select('content').like('content', 'Olá%'))
+  expect(heard).toHaveLength(people.length * 8)
 })
 
 test("a month is the organization's own: what came half an hour before it began took a place of the last one", async () => {

@@ -341,10 +341,9 @@ describe('at the same moment', () => {
     const sweeps = Promise.all([1, 2].map(async () => {
       while (sweeping) await sql`select private.expire_holds()`
     }))
-    // Each is accepted about when its time is over: before it, after it, and during the sweep.
-    await Promise.all(lines.map(({ offer }, index) => timeLeft(offer, `${100 + index * 25} milliseconds`)))
-    const answers = await Promise.all(lines.map(async ({ first }, index) => {
-      await new Promise((resolve) => setTimeout(resolve, 60 + index * 25 + (index % 5) * 10))
+    // A third has time enough, a third has none, and for the others it ends while the answer is on its way.
+    const answers = await Promise.all(lines.map(async ({ first, offer }, index) => {
+      await timeLeft(offer, ['1 minute', '-1 second', `${5 * index} milliseconds`][index % 3] ?? '')
       return await accept(first)
     }))
     await seen(
@@ -369,7 +368,8 @@ describe('at the same moment', () => {
         expect(live).toEqual([{ contact_id: second.contact_id }])
       }
     }
-    expect(outcomes).toEqual({ booked: expect.toSatisfy((count: number) => count > 0), expired: expect.toSatisfy((count: number) => count > 0) })
+    expect(outcomes.booked).toBeGreaterThanOrEqual(ROUNDS / 3)
+    expect(outcomes.expired).toBeGreaterThanOrEqual(ROUNDS / 3)
   })
 
   test('somebody leaves, is offered a slot and accepts it: one thing happens after the other', async () => {
@@ -395,7 +395,47 @@ describe('at the same moment', () => {
       }
     }
   })
+
+  test("who leaves while he is being offered a slot is in nobody's way who answers for him", async () => {
+    const agenda = await anAgenda()
+    const [made, neighbouring] = [await booked(agenda), await booked(agenda, '10:00')]
+    const entry = await oneMore(agenda)
+    const here = clinic.organizationId
+    const [first, second] = [await sql.reserve(), await sql.reserve()]
+    onTestFinished(async () => {
+      for (const session of [first, second]) {
+        await session`rollback`
+        session.release()
+      }
+    })
+    for (const session of [first, second]) {
+      await session`begin`
+      await session`select set_config('request.jwt.claims', '{"role": "service_role"}', true)`
+    }
+    // The offer is made, but nobody sees it yet. Somebody waits for the same agenda, and he who leaves for his own row.
+    await first`select public.cancel_booking(${made.id}, null, ${here})`
+    const next = second`select private.locked_booking(${here}, ${neighbouring.id})`.execute()
+    await whenWaiting(1)
+    const leaving = leave(entry).then((answer) => answer)
+    await whenWaiting(2)
+    await first`commit`
+    await next
+    // Accepted for him: before he has left, or after it.
+    const accepted = await second`select public.accept_waiting_list_offer(${entry.id}, ${here})`
+      .then(() => null, (error: postgres.PostgresError) => error.code)
+    await second`commit`
+    expect([null, 'BL514']).toContain(accepted)
+    expect(valueOf(await leaving)).toMatchObject({ status: accepted === null ? 'booked' : 'cancelled' })
+  })
 })
+
+/** So many wait for somebody's lock. */
+async function whenWaiting(count: number): Promise<void> {
+  await seen(
+    () => sql`select from pg_catalog.pg_stat_activity a where a.datname = current_database() and a.wait_event_type = 'Lock'`,
+    ({ length }) => length === count,
+  )
+}
 
 // Who may -----------------------------------------------------------------------------------------------------------------
 

@@ -289,7 +289,7 @@ function desksOfPlaces(agenda: Agenda, service: Service, question: Question): De
         .filter(({ location_id }) => location_id === null || location_id === location?.id),
       bookings: agenda.bookings
         .filter(({ professional_id, service_id }) => professional_id === null && service_id === service.id)
-        .filter(({ location_id }) => location_id === (location?.id ?? null))
+        .filter(({ location_id }) => location_id === null || location_id === (location?.id ?? null))
         .filter((booking) => isLive(booking, minuteOf(question.at))),
       seats: service.capacity,
     }
