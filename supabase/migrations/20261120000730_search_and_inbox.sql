@@ -13,12 +13,13 @@ parallel safe
 set search_path = ''
 as $$
 begin
-  -- An id begins with its time (UUIDv7): 16 of 48 bits are spans of 2^32 milliseconds.
-  return organization_id::text || left(message_id::text, 4);
+  -- An id begins with 48 bits of its time (UUIDv7): the upper 18 are spans of 2^30 milliseconds.
+  return organization_id::text || left(message_id::text, 4)
+    || translate(substr(message_id::text, 5, 1), '0123456789abcdef', '000044448888cccc');
 end;
 $$;
 comment on function private.search_bucket(uuid, uuid) is
-  'An organization''s messages of one span of 50 days: a search reads the newest first, and need not read on.';
+  'An organization''s messages of one span of twelve days: a search reads the newest first, and need not read on.';
 
 create function private.search_vector(content text)
 returns tsvector
@@ -33,6 +34,7 @@ end;
 $$;
 comment on function private.search_vector(text) is 'The words of a message as the search knows them.';
 
+-- squawk-ignore require-concurrent-index-creation -- the table is new
 create index messages_search_idx on public.messages
   using gin ((private.search_bucket(organization_id, id)), (private.search_vector(content)))
   with (fastupdate = off)
@@ -106,7 +108,7 @@ begin
     order by m.organization_id desc, m.id desc
     limit 1;
     exit when not found;
-    bucket_start := (left(newest::text, 4) || '0000-0000-0000-0000-000000000000')::uuid;
+    bucket_start := (right(private.search_bucket(organization_id, newest), 5) || '000-0000-0000-0000-000000000000')::uuid;
 
     found_ids := found_ids || array(
       select m.id
