@@ -51,7 +51,7 @@ const OTHER = '+outro'
 const NONE = '+nenhum'
 
 export function enterDialogue(run: Run, step: ActionStep): Move {
-  forget(run, 'pagina', 'dia', 'dia_desde', 'vagas', 'agendamento_id')
+  forget(run, 'pagina', 'dia', 'dia_desde', 'dia_unico', 'vagas', 'agendamento_id')
   const { agenda } = run.state
   switch (step.acao.tipo) {
     case 'escolher_servico':
@@ -157,10 +157,11 @@ export function choose(run: Run, step: ActionStep, choice: Choice): Move {
         keepAgenda(run, { pagina: (agenda.pagina ?? 0) + 1 })
         return needHours(run, step)
       }
+      if (choice.valor === NONE) return withoutSlot(run, step)
       const slot = agenda.vagas?.find(({ horario }) => horario === choice.valor)
       if (choice.valor === OTHER || slot === undefined) return needDays(run, step)
       keepAgenda(run, slot)
-      forget(run, 'pagina', 'dia', 'dia_desde', 'vagas')
+      forget(run, 'pagina', 'dia', 'dia_desde', 'dia_unico', 'vagas')
       return pursue(run, step)
     }
 
@@ -269,7 +270,7 @@ function horizon(step: ActionStep): number {
 }
 
 function needDays(run: Run, step: ActionStep, page = 0): Move {
-  forget(run, 'dia', 'dia_desde', 'vagas')
+  forget(run, 'dia', 'dia_desde', 'dia_unico', 'vagas')
   keepAgenda(run, { pagina: page })
   const { now } = run.context
   return needSlots(run, 'dia', now, addMinutes(now, horizon(step) * 24 * 60))
@@ -309,7 +310,7 @@ function offerDays(run: Run, step: ActionStep, slots: readonly Slot[]): Move {
   const [first] = dates
   if (first === undefined) return withoutSlot(run, step)
   if (dates.length === 1) {
-    keepAgenda(run, { dia: first, dia_desde: earliest(days.get(first) ?? []), pagina: 0 })
+    keepAgenda(run, { dia: first, dia_desde: earliest(days.get(first) ?? []), dia_unico: true, pagina: 0 })
     run.state.subetapa = 'hora'
     return offerHours(run, step, slots)
   }
@@ -363,7 +364,7 @@ function offerHours(run: Run, step: ActionStep, slots: readonly Slot[]): Move {
   ask(
     run,
     say.timesOf(spokenDate(agenda.dia ?? '')),
-    [...pages.items.map(hourChoice), ...more, otherDay()],
+    [...pages.items.map(hourChoice), ...more, agenda.dia_unico === true ? noneOfTheseTimes() : otherDay()],
     phrases.times,
   )
   return null
@@ -391,6 +392,10 @@ function hourChoice({ horario, fuso, profissional }: KeptSlot): Choice {
 
 function otherDay(): Choice {
   return { valor: OTHER, rotulo: phrases.otherDay, sinonimos: ['outra data', 'voltar', 'nenhum'] }
+}
+
+function noneOfTheseTimes(): Choice {
+  return { valor: NONE, rotulo: phrases.noneOfTheseTimes, sinonimos: ['nenhum', 'outro dia', 'outra data'] }
 }
 
 function forgetSlot(run: Run): void {

@@ -98,6 +98,8 @@ export interface Agenda {
   /** The local day whose hours are on the screen, and a moment before the first of them. */
   dia?: string
   dia_desde?: string
+  /** There is no other day to go to. */
+  dia_unico?: boolean
   /** Of the list that is on the screen. */
   pagina?: number
   /** The one to cancel, move or confirm. */

@@ -36,7 +36,7 @@ export function matchAnswer(text: string, choices: readonly Choice[], numbered: 
   }
   const said = withoutFillers(asTyped)
   const guess = only(startingWith(said, choices)) ?? only(namedIn(asTyped, choices)) ??
-    only(withoutTypos(said, choices))
+    only(madeOf(said, choices)) ?? only(withoutTypos(said, choices))
   return guess === null ? null : { choice: guess.choice, by: guess.by }
 }
 
@@ -84,16 +84,34 @@ function startingWith(said: string, choices: readonly Choice[]): Match[] {
     .map((choice) => ({ choice, by: 'guess' }))
 }
 
-/** "queria marcar o banho": the option is named in what was said. The longest name wins: "banho e tosa", not "banho". */
+/** "queria marcar o banho": the option is named in what was said; "banho e tosa" is not "banho" as well. */
 function namedIn(said: string, choices: readonly Choice[]): Match[] {
   if (/(?:^| )nao(?: |$)/.test(said)) return []
-  const named = choices.flatMap((choice) => {
-    const names = namesOf(choice).filter((name) => name.length >= 3 && ` ${said} `.includes(` ${name} `))
-    const longest = Math.max(0, ...names.map((name) => name.length))
-    return longest > 0 ? [{ choice, longest }] : []
-  })
-  const longest = Math.max(0, ...named.map((each) => each.longest))
-  return named.filter((each) => each.longest === longest).map(({ choice }) => ({ choice, by: 'words' }))
+  const contains = (text: string, name: string) => ` ${text} `.includes(` ${name} `)
+  const named = choices.flatMap((choice) =>
+    namesOf(choice).filter((name) => name.length >= 3 && contains(said, name)).map((name) => ({
+      choice,
+      name,
+    }))
+  )
+  const whole = named.filter(({ name }) =>
+    !named.some((other) => other.name.length > name.length && contains(other.name, name))
+  )
+  return [...new Set(whole.map(({ choice }) => choice))].map((choice) => ({ choice, by: 'words' }))
+}
+
+/** "cardio", "clinica": all that was said are words of the name, or their beginnings. */
+function madeOf(said: string, choices: readonly Choice[]): Match[] {
+  const words = said.split(' ').filter((word) => word.length >= 4 || /^[0-9]+$/.test(word))
+  if (words.length === 0) return []
+  return choices.filter((choice) =>
+    namesOf(choice).some((name) => {
+      const own = name.split(' ')
+      return words.every((word) =>
+        /^[0-9]+$/.test(word) ? own.includes(word) : own.some((each) => each.startsWith(word))
+      )
+    })
+  ).map((choice) => ({ choice, by: 'guess' }))
 }
 
 function withoutTypos(said: string, choices: readonly Choice[]): Match[] {

@@ -37,6 +37,7 @@ export const phrases = {
   times: 'Ver horários',
   moreTimes: 'Mais horários',
   otherDay: 'Outro dia',
+  noneOfTheseTimes: 'Nenhum destes',
   dayIsFull: 'Os horários desse dia acabaram de ser preenchidos.',
   slotTaken: 'Esse horário acabou de ser preenchido. Tenho estes outros:',
   slotTakenNoOther: 'Esse horário acabou de ser preenchido.',

@@ -57,10 +57,13 @@ export function fillIn(
   state: FlowState,
   context: FlowContext,
 ): string {
-  const filled = text.replace(/(, *| +(?:com +)?)?\{\{([^{}]*)\}\}/g, (_, before: string | undefined, name: string) => {
-    const value = valueOf(name.trim(), definition, state, context)
-    return value === '' ? '' : `${before ?? ''}${value}`
-  })
+  const filled = text.replace(
+    /(, *| +(?:com +)?)?\{\{([^{}]*)\}\}/g,
+    (_, before: string | undefined, name: string) => {
+      const value = valueOf(name.trim(), definition, state, context)
+      return value === '' ? '' : `${before ?? ''}${value}`
+    },
+  )
   return /\S/.test(filled) ? filled : '…'
 }
 

@@ -134,17 +134,18 @@ function readDate(answer: string, today: string, inThePast: boolean): string | n
   if (day === '' || monthNumber < 1) return null
 
   const thisYear = Number(today.slice(0, 4))
-  if (year !== undefined) return dateOf(fullYear(year, thisYear), monthNumber, Number(day))
+  if (year !== undefined) {
+    return dateOf(fullYear(year, thisYear + (inThePast ? 0 : 10)), monthNumber, Number(day))
+  }
   // Without a year the nearest one that makes sense: 29 February may take some.
   const years = Array.from({ length: 9 }, (_, index) => thisYear + (inThePast ? -index : index))
   return years.map((candidate) => dateOf(candidate, monthNumber, Number(day)))
     .find((date) => date !== null && (inThePast ? date <= today : date >= today)) ?? null
 }
 
-/** Two digits are the last year of that name that is not more than ten years ahead. */
-function fullYear(year: string, thisYear: number): number {
+/** Two digits are the last year of that name that makes sense. */
+function fullYear(year: string, latest: number): number {
   if (year.length === 4) return Number(year)
-  const century = Math.floor(thisYear / 100) * 100
-  const candidate = century + Number(year)
-  return candidate > thisYear + 10 ? candidate - 100 : candidate
+  const candidate = Math.floor(latest / 100) * 100 + Number(year)
+  return candidate > latest ? candidate - 100 : candidate
 }
