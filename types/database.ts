@@ -1,6 +1,7 @@
 // The generated Database with its JSON columns and answers typed.
 
 import type { Database as Generated, Json } from './database.types.ts'
+import type { FlowDefinition } from './flow-definition.ts'
 import type {
   Address,
   FreeObject,
@@ -21,6 +22,10 @@ interface JsonColumns {
   bookings: { metadata: FreeObject }
   contacts: { address: Address; preferences: FreeObject; metadata: FreeObject }
   conversations: { metadata: FreeObject }
+  flow_sessions: { state: FreeObject }
+  flow_templates: { definition: FlowDefinition }
+  flow_versions: { definition: FlowDefinition }
+  flows: { definition: FlowDefinition }
   leads: { respostas: FreeObject; utm: Utm; metadata: FreeObject }
   locations: { address: Address; operating_hours: OperatingHours }
   message_queue: { payload: FreeObject }
@@ -113,6 +118,18 @@ export interface ReplayOrder {
   headers: Record<string, string>
   signature: string | null
   received_at: string
+}
+
+/** What a conversation's flow goes on with: the worker's engine knows the rest (functions/queue-worker/flow). */
+export interface FlowTurnOrder {
+  action: 'turn'
+  session: Pick<
+    TypedTables['flow_sessions']['Row'],
+    'id' | 'version' | 'flow_id' | 'flow_version' | 'current_step' | 'state' | 'status'
+  >
+  definition: FlowDefinition
+  inputs: FreeObject[]
+  context: FreeObject
 }
 
 /** A professional's public page. */
@@ -251,6 +268,7 @@ interface JsonAnswers {
   complete_booking: Row<'bookings'>
   confirm_booking: Row<'bookings'>
   create_booking: Row<'bookings'>
+  create_flow_from_template: Row<'flows'>
   create_lead: Row<'leads'>
   hold_slot: Row<'bookings'>
   join_waiting_list: Row<'waiting_list'>
@@ -259,15 +277,22 @@ interface JsonAnswers {
   merge_contacts: Row<'contact_merges'>
   reschedule_booking: Row<'bookings'>
   set_plan: Row<'organizations'>
+  start_flow: Row<'flow_sessions'>
   undo_merge: Row<'contact_merges'>
   get_available_slots: AvailableSlot[]
+  get_flow_facts: { kind: string } & FreeObject
   get_lead_usage: LeadUsage
   get_public_profile: PublicProfile | null
   begin_delivery: DeliveryOrder | JobDone
+  begin_flow_turn: FlowTurnOrder | JobDone
   begin_media_fetch: FetchOrder | JobDone
   begin_replay: ReplayOrder | JobDone
   begin_send: SendOrder | JobDone
   finish_delivery: JobDone
+  finish_flow_turn:
+    | JobDone
+    | { action: 'again'; reason: 'new_messages' | 'session_moved_on' }
+    | { action: 'refused'; action_index: number; error: string; detail: FreeObject }
   finish_media_fetch: JobDone
   finish_replay: IngestSummary
   finish_send: JobDone

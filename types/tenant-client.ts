@@ -12,6 +12,7 @@ function tenantColumn(table: TableName): 'organization_id' | 'id' | null {
     case 'organizations':
       return 'id'
     case 'profiles':
+    case 'flow_templates':
       return null
     default:
       return 'organization_id'
@@ -37,6 +38,7 @@ const functionsOfTenant: Record<Exclude<FunctionOfTenant, 'set_active_organizati
   confirm_booking: true,
   connect_instance: true,
   create_booking: true,
+  create_flow_from_template: true,
   create_lead: true,
   create_webhook_endpoint: true,
   delete_webhook_endpoint: true,
@@ -70,6 +72,7 @@ const functionsOfTenant: Record<Exclude<FunctionOfTenant, 'set_active_organizati
   send_message: true,
   set_conversation_priority: true,
   set_plan: true,
+  start_flow: true,
   take_over_conversation: true,
   test_webhook_endpoint: true,
   transfer_conversation: true,
