@@ -3544,8 +3544,8 @@ export type Database = {
         Args: {
           'before'?: string
           'conversation_id'?: string
-          'limit'?: number
           'organization_id'?: string
+          'page_size'?: number
           'query': string
         }
         Returns: Database['public']['CompositeTypes']['message_match'][]

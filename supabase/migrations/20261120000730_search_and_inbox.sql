@@ -79,7 +79,7 @@ set plan_cache_mode = force_generic_plan
 set enable_seqscan = off
 as $$
 declare
-  found_ids uuid[] := '{}';
+  found_ids uuid[] := '{}'::uuid[];
   newest uuid;
   bucket_start uuid;
 begin
@@ -144,12 +144,12 @@ declare
   gaps text[];
   words text[];
   folded text[];
-  is_match boolean[] := '{}';
+  is_match boolean[] := '{}'::boolean[];
   first_match int;
   shown_from int;
   place int := 0;
   text_until_now text;
-  pieces jsonb := '[]';
+  pieces jsonb := '[]'::jsonb;
 begin
   select array_agg(part[1] order by n), array_agg(part[2] order by n)
   into gaps, words
@@ -197,7 +197,7 @@ $$;
 comment on function private.excerpt(text, text[]) is
   'The part of a message around the first word that was looked for, in pieces: [{text, match}].';
 
-create function private.search_messages(query text, conversation_id uuid, before text, "limit" int, organization_id uuid)
+create function private.search_messages(query text, conversation_id uuid, before text, page_size int, organization_id uuid)
 returns setof public.message_match
 language plpgsql
 stable
@@ -210,11 +210,11 @@ declare
   words constant tsquery := websearch_to_tsquery('pg_catalog.portuguese', private.search_text(left(query, 500)));
   reason text;
   position constant text[] := string_to_array(before, ':');
-  until uuid := 'ffffffff-ffff-ffff-ffff-ffffffffffff';
+  until uuid := 'ffffffff-ffff-ffff-ffff-ffffffffffff'::uuid;
   including boolean := true;
-  last_score float8 := 'infinity';
-  last_id uuid := 'ffffffff-ffff-ffff-ffff-ffffffffffff';
-  remaining int := greatest(least(coalesce("limit", 20), 50), 1);
+  last_score float8 := 'infinity'::float8;
+  last_id uuid := 'ffffffff-ffff-ffff-ffff-ffffffffffff'::uuid;
+  remaining int := greatest(least(coalesce(page_size, 20), 50), 1);
   returned int;
   ids uuid[];
   lexemes text[];
@@ -277,7 +277,7 @@ begin
     exit when remaining = 0 or cardinality(ids) < window_size;
     until := ids[window_size];
     including := false;
-    last_score := 'infinity';
+    last_score := 'infinity'::float8;
   end loop;
 end;
 $$;
@@ -288,7 +288,7 @@ create function public.search_messages(
   query text,
   conversation_id uuid default null,
   before text default null,
-  "limit" int default 20,
+  page_size int default 20,
   organization_id uuid default public.user_organization_id()
 )
 returns setof public.message_match
@@ -297,11 +297,11 @@ stable
 set search_path = ''
 as $$
 begin
-  return query select * from private.search_messages(query, conversation_id, before, "limit", organization_id);
+  return query select * from private.search_messages(query, conversation_id, before, page_size, organization_id);
 end;
 $$;
 comment on function public.search_messages(text, uuid, text, int, uuid) is
-  'Finds messages by their words, whatever their accents and endings: all of them, "in this order", -without, or. The newest 200 matches come first, the most relevant and recent of them at the top, then the next 200. At most 50 at once (20 if not said); the next page: before = the cursor of the last one; fewer than limit is the end. Viewers and up. Errors: not_allowed, invalid_query.';
+  'Finds messages by their words, whatever their accents and endings: all of them, "in this order", -without, or. The newest 200 matches come first, the most relevant and recent of them at the top, then the next 200. At most 50 at once (20 if not said); the next page: before = the cursor of the last one; fewer than page_size is the end. Viewers and up. Errors: not_allowed, invalid_query.';
 grant execute on function public.search_messages(text, uuid, text, int, uuid) to authenticated, service_role;
 
 -- conversation_dashboard ----------------------------------------------------------------------------------------------

@@ -30,7 +30,7 @@ returns text[]
 language sql
 as $$
   select coalesce(array_agg(text_of.words), '{}')
-  from public.search_messages(query, "limit" => 50, organization_id => tests.the(tenant, 'organization_id')) s
+  from public.search_messages(query, page_size => 50, organization_id => tests.the(tenant, 'organization_id')) s
   cross join lateral (
     select string_agg(piece ->> 'text', '' order by n) as words
     from jsonb_array_elements(s.excerpt) with ordinality as e (piece, n)
@@ -153,10 +153,10 @@ select ok(
   'the newest 200 come before the others');
 select is(cardinality(pg_temp.all_pages(50, tests.the('clinic', 'conversation_id'))), 462, 'in one conversation too');
 select is(
-  (select count(*) from public.search_messages('radiologia', "limit" => 1000, organization_id => tests.the('clinic', 'organization_id'))), 50::bigint,
+  (select count(*) from public.search_messages('radiologia', page_size => 1000, organization_id => tests.the('clinic', 'organization_id'))), 50::bigint,
   'at most fifty at once');
 select is(
-  (select count(*) from public.search_messages('radiologia', "limit" => 0, organization_id => tests.the('clinic', 'organization_id'))), 1::bigint,
+  (select count(*) from public.search_messages('radiologia', page_size => 0, organization_id => tests.the('clinic', 'organization_id'))), 1::bigint,
   'and at least one');
 select is(
   (select count(*) from public.search_messages('radiologia', tests.the('petshop', 'conversation_id'), organization_id => tests.the('clinic', 'organization_id'))), 0::bigint,

@@ -317,7 +317,7 @@ describe('an attendant\'s app', () => {
     const app = tenantClient(asViewerOf(clinicOfItsOwn), clinicOfItsOwn.organizationId)
     const found: MessageMatch[] = []
     for (let before: string | undefined;;) {
-      const page = valueOf(await app.rpc('search_messages', { query: 'vacinação or consultas', limit: 3, ...(before === undefined ? {} : { before }) }))
+      const page = valueOf(await app.rpc('search_messages', { query: 'vacinação or consultas', page_size: 3, ...(before === undefined ? {} : { before }) }))
       found.push(...page)
       if (page.length < 3) break
       before = page.at(-1)?.cursor
