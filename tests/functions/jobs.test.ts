@@ -18,6 +18,7 @@ Deno.test('receivers and downloads are slow; messages and replays are not', asyn
   })
   assert.deepEqual([...types].map(([name, { slow = false, nextTry }]) => [name, slow, nextTry]), [
     ['send_message', false, undefined],
+    ['run_flow', false, undefined],
     ['fetch_media', true, nextFetch],
     ['deliver_webhook', true, undefined],
     ['replay_webhook_event', false, undefined],
