@@ -57,7 +57,13 @@ const sections: Record<string, Section> = {
   integration: {
     byDefault: true,
     needsStack: true,
-    run: async (stack) => await testIntegration(await stack()),
+    run: async (stack) => await runVitest(await stack(), 'tests/integration/', 'types/'),
+  },
+  /** Pages, looked at by Chromium. */
+  browser: {
+    byDefault: false,
+    needsStack: true,
+    run: async (stack) => await runVitest(await stack(), 'tests/browser/'),
   },
 }
 
@@ -265,12 +271,13 @@ const vitestReport = z.object({
   })),
 })
 
-async function testIntegration(stack: Stack): Promise<Outcome> {
+async function runVitest(stack: Stack, ...folders: string[]): Promise<Outcome> {
   const report = join(stack.dataDir, 'vitest.json')
   const finished = await run({
     ...node(
       'vitest/vitest.mjs',
       'run',
+      ...folders,
       '--config',
       'tests/vitest.config.ts',
       '--reporter=json',

@@ -6,7 +6,7 @@ export default defineConfig({
   test: {
     root: fileURLToPath(new URL('..', import.meta.url)),
     setupFiles: ['tests/support/websocket.ts'],
-    include: ['tests/integration/**/*.test.ts', 'types/**/*.test.ts'],
+    include: ['tests/{integration,browser}/**/*.test.ts', 'types/**/*.test.ts'],
     // Real processes and a real database on two cores.
     testTimeout: 60_000,
     hookTimeout: 60_000,

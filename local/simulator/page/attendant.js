@@ -74,7 +74,7 @@ export function showAttendant(view, { members, timezone, bot, customer, member }
       state: (message) => ({ ...message, created_at: null }),
       make: (message) => entry(message, nameOf, timezone),
     }), toTheEnd)
-  count('unread', conversation?.unread_count ?? 0, 'não lidas')
+  count('unread', conversation?.unread_count ?? 0, 'não lida', 'não lidas')
 }
 
 /**
@@ -153,15 +153,15 @@ export function showBookings(bookings, timezone) {
     },
   })
   byId('bookings-none', HTMLElement).hidden = bookings.length > 0
-  count('booked', bookings.filter(({ is_live }) => is_live).length, 'marcados')
+  count('booked', bookings.filter(({ is_live }) => is_live).length, 'marcado', 'marcados')
 }
 
-/** @param {string} id @param {number} number @param {string} what */
-function count(id, number, what) {
+/** @param {string} id @param {number} number @param {string} one @param {string} several */
+function count(id, number, one, several) {
   const badge = byId(id, HTMLElement)
   badge.hidden = number === 0
   badge.textContent = String(number)
-  badge.setAttribute('aria-label', `${number} ${what}`)
+  badge.setAttribute('aria-label', `${number} ${number === 1 ? one : several}`)
 }
 
 /** @param {string} action */

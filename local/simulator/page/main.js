@@ -233,6 +233,7 @@ function pendingHere() {
 
 /** @param {string} text @param {Says} says */
 function send(text, says) {
+  if (customer === null) return openNewCustomer()
   /** @type {Pending} */
   const pending = { id: crypto.randomUUID(), text, says, at: new Date().toISOString(), whatsapp_message_id: null, failed: false }
   underWay.set(place(), [...pendingHere(), pending])
@@ -274,7 +275,7 @@ async function control(action, more = {}) {
   }
   const target = { organization_id: organization.id, user_id: memberField.value, conversation_id, ...seen }
   const controls = byId('controls', HTMLElement)
-  controls.setAttribute('aria-busy', 'true')
+  if (action !== 'read') controls.setAttribute('aria-busy', 'true')
   try {
     await post('control', { ...target, action, ...more })
     trouble('')
