@@ -131,6 +131,12 @@ export class Phone {
     return this.received.map(({ content }) => content).join('\n---\n')
   }
 
+  /** What was done last of this kind. */
+  did<Kind extends FlowAction['tipo']>(tipo: Kind): Extract<FlowAction, { tipo: Kind }> | undefined {
+    const isOne = (action: FlowAction): action is Extract<FlowAction, { tipo: Kind }> => action.tipo === tipo
+    return this.done.filter(isOne).at(-1)
+  }
+
   /** What the last question offers, by title. */
   get options(): { id: string; title: string }[] {
     const last = this.received.at(-1)

@@ -32,8 +32,13 @@ export const MONTHS = [
   'dezembro',
 ] as const
 
-export function localTime(moment: string, timezone: string): LocalTime {
-  const parts = new Intl.DateTimeFormat('en-US', {
+/** One for each zone: they take long to make. */
+const formats = new Map<string, Intl.DateTimeFormat>()
+
+function formatOf(timezone: string): Intl.DateTimeFormat {
+  const known = formats.get(timezone)
+  if (known !== undefined) return known
+  const format = new Intl.DateTimeFormat('en-US', {
     timeZone: timezone,
     calendar: 'gregory',
     numberingSystem: 'latn',
@@ -43,7 +48,13 @@ export function localTime(moment: string, timezone: string): LocalTime {
     day: '2-digit',
     hour: '2-digit',
     minute: '2-digit',
-  }).formatToParts(new Date(moment))
+  })
+  formats.set(timezone, format)
+  return format
+}
+
+export function localTime(moment: string, timezone: string): LocalTime {
+  const parts = formatOf(timezone).formatToParts(new Date(moment))
   const part = (type: string) => parts.find((each) => each.type === type)?.value ?? '0'
   return {
     date: `${part('year').padStart(4, '0')}-${part('month')}-${part('day')}`,
