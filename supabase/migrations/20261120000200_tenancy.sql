@@ -475,6 +475,23 @@ comment on function private.is_operating_hours(jsonb) is
   'Whether an object is opening hours, {"monday": [{"starts_at": "08:00", "ends_at": "12:00"}, …], …}: slots are made of them. Ends after midnight: ends_at before starts_at.';
 grant execute on function private.is_operating_hours(jsonb) to authenticated, service_role;
 
+create function private.is_quiet_hours(quiet_hours jsonb)
+returns boolean
+language sql
+immutable
+strict
+set search_path = ''
+as $$
+  select quiet_hours = '{}' or (
+    quiet_hours - '{starts_at,ends_at}'::text[] = '{}'
+    and quiet_hours ->> 'starts_at' ~ '^([01][0-9]|2[0-3]):[0-5][0-9]$'
+    and quiet_hours ->> 'ends_at' ~ '^([01][0-9]|2[0-3]):[0-5][0-9]$'
+    and quiet_hours ->> 'starts_at' <> quiet_hours ->> 'ends_at'
+  ) is true
+$$;
+comment on function private.is_quiet_hours(jsonb) is 'Whether an object is quiet hours, {"starts_at": "21:00", "ends_at": "08:00"}, or none at all.';
+grant execute on function private.is_quiet_hours(jsonb) to authenticated, service_role;
+
 -- locations ------------------------------------------------------------------------------------------------------
 
 create table public.locations (
@@ -543,6 +560,10 @@ create table public.organization_settings (
   lead_visibility public.lead_visibility not null default 'all',
   hold_minutes int not null default 10,
   waiting_list_offer_minutes int not null default 30,
+  notification_daily_cap int not null default 5,
+  sends_confirmations boolean not null default true,
+  asks_feedback boolean not null default true,
+  feedback_delay_minutes int not null default 60,
   retention_overrides jsonb not null default '{}',
   created_at timestamptz not null default now(),
   updated_at timestamptz not null default now(),
@@ -555,21 +576,32 @@ create table public.organization_settings (
   constraint organization_settings_aurora_config_is_object_check check (jsonb_typeof(aurora_config) = 'object'),
   constraint organization_settings_contextualization_is_object_check
     check (jsonb_typeof(contextualization_json) = 'object'),
-  constraint organization_settings_quiet_hours_is_object_check check (jsonb_typeof(quiet_hours) = 'object'),
+  constraint organization_settings_quiet_hours_is_object_check
+    check (jsonb_typeof(quiet_hours) = 'object' and private.is_quiet_hours(quiet_hours)),
   constraint organization_settings_retention_is_object_check check (jsonb_typeof(retention_overrides) = 'object'),
   constraint organization_settings_hold_minutes_check check (hold_minutes between 1 and 1440),
   constraint organization_settings_waiting_list_offer_minutes_check check (waiting_list_offer_minutes between 1 and 1440),
+  constraint organization_settings_notification_daily_cap_check check (notification_daily_cap between 0 and 100),
+  constraint organization_settings_feedback_delay_minutes_check check (feedback_delay_minutes between 0 and 10080),
   constraint organization_settings_reminder_offsets_are_minutes_check
     check (cardinality(reminder_offsets) <= 10 and 0 < all (reminder_offsets) and 43200 >= all (reminder_offsets))
 );
 comment on table public.organization_settings is 'One row per organization, made with it. Shapes of the JSON columns: types/.';
 comment on column public.organization_settings.contextualization_json is 'What the AI may know about the business (AtendeAí).';
-comment on column public.organization_settings.reminder_offsets is 'Minutes before an appointment at which its customer is reminded.';
-comment on column public.organization_settings.quiet_hours is 'Local times between which nothing automatic is sent.';
+comment on column public.organization_settings.reminder_offsets is
+  'Minutes before an appointment at which its customer is reminded. Whole days (1440, 2880 …) are local ones: at the same hour, also when the clocks change in between.';
+comment on column public.organization_settings.quiet_hours is
+  'Local times between which nothing automatic is sent, {"starts_at": "21:00", "ends_at": "08:00"}; they may pass midnight. {} = none.';
 comment on column public.organization_settings.lead_visibility is 'own: an attendant sees only the leads of the professional he is.';
 comment on column public.organization_settings.hold_minutes is 'How long a slot is kept for somebody who is about to book it.';
 comment on column public.organization_settings.waiting_list_offer_minutes is
   'How long somebody on the waiting list may think about a slot that became free.';
+comment on column public.organization_settings.notification_daily_cap is
+  'So many reminders, offers, questions and follow-ups a customer gets in one local day, and no more.';
+comment on column public.organization_settings.sends_confirmations is
+  'Whether a customer is told of what was booked, moved or cancelled for him by somebody else than the bot that he talks to.';
+comment on column public.organization_settings.asks_feedback is 'Whether customers are asked for a score after a visit or a closed conversation.';
+comment on column public.organization_settings.feedback_delay_minutes is 'How long after a visit or a closing.';
 comment on column public.organization_settings.retention_overrides is 'Days to keep, by kind; only upwards of the platform''s.';
 
 alter table public.organization_settings enable row level security;

@@ -1,0 +1,723 @@
+-- Message templates: what is said when nobody sits there to say it, and tests of which words work better.
+--
+-- A template's variables are checked when it is saved, so that nobody is greeted as "{{nmoe}}". What an organization has no
+-- template for is said in words of our own (private.default_template). Dates and hours come from tables, not from the
+-- server's locale: they read the same everywhere.
+
+create type public.message_category as enum
+  ('greeting', 'appointment', 'reminder', 'confirmation', 'cancellation', 'error', 'marketing', 'waiting_list_offer', 'feedback', 'follow_up');
+create type public.provider_template_status as enum ('pending', 'approved', 'rejected', 'paused');
+create type public.ab_variant as enum ('a', 'b');
+
+-- Days and hours, spoken ----------------------------------------------------------------------------------------------
+
+create function private.spoken_date(day date)
+returns text
+language plpgsql
+immutable
+parallel safe
+set search_path = ''
+as $$
+declare
+  weekdays constant text[] :=
+    '{segunda-feira,terça-feira,quarta-feira,quinta-feira,sexta-feira,sábado,domingo}';
+  months constant text[] :=
+    '{janeiro,fevereiro,março,abril,maio,junho,julho,agosto,setembro,outubro,novembro,dezembro}';
+begin
+  return format('%s, %s de %s',
+    weekdays[extract(isodow from day)::int],
+    case extract(day from day)::int when 1 then '1º' else extract(day from day)::text end,
+    months[extract(month from day)::int]);
+end;
+$$;
+comment on function private.spoken_date(date) is 'quarta-feira, 25 de novembro.';
+
+create function private.spoken_hour(local_time timestamp)
+returns text
+language plpgsql
+immutable
+parallel safe
+set search_path = ''
+as $$
+begin
+  return extract(hour from local_time) || 'h' || case when extract(minute from local_time) <> 0 then to_char(local_time, 'MI') else '' end;
+end;
+$$;
+comment on function private.spoken_hour(timestamp) is '14h, 14h30.';
+
+create function private.spoken_moment(moment timestamptz, zone text, at timestamptz)
+returns text
+language plpgsql
+stable
+set search_path = ''
+as $$
+declare
+  local_time constant timestamp := moment at time zone zone;
+  today constant date := (at at time zone zone)::date;
+begin
+  return case local_time::date - today
+      when 0 then 'hoje'
+      when 1 then 'amanhã, ' || private.spoken_date(local_time::date)
+      else private.spoken_date(local_time::date)
+    end
+    || case when extract(hour from local_time) = 1 then ', à ' else ', às ' end
+    || private.spoken_hour(local_time);
+end;
+$$;
+comment on function private.spoken_moment(timestamptz, text, timestamptz) is
+  'When something is, as one says it at another moment: hoje, às 14h; amanhã, quarta-feira, 25 de novembro, às 14h30.';
+
+-- Rendering -----------------------------------------------------------------------------------------------------------
+
+create function private.template_variables(category public.message_category)
+returns text[]
+language plpgsql
+immutable
+parallel safe
+set search_path = ''
+as $$
+begin
+  return '{nome,nome_completo,organizacao}'::text[]
+    || case
+      when category in ('appointment', 'reminder', 'confirmation', 'cancellation', 'waiting_list_offer', 'feedback')
+        then '{servico,profissional,local,pet,data,hora,quando}'::text[]
+    end
+    || case category when 'waiting_list_offer' then '{expira}'::text[] end;
+end;
+$$;
+comment on function private.template_variables(public.message_category) is 'What a template of this category may speak of.';
+
+create function private.variables_in(template text)
+returns text[]
+language plpgsql
+immutable
+strict
+parallel safe
+set search_path = ''
+as $$
+begin
+  return coalesce(
+    (
+      select array_agg(v.name order by v.place)
+      from (
+        select m.found[1] as name, min(m.place) as place
+        from regexp_matches(template, '\{\{\s*[#/]?\s*([^{}]*?)\s*\}\}', 'g') with ordinality m (found, place)
+        group by m.found[1]
+      ) v
+    ),
+    '{}');
+end;
+$$;
+comment on function private.variables_in(text) is 'The variables that a text names, in the order in which they first come.';
+
+create function private.render_template(template text, variables jsonb)
+returns text
+language plpgsql
+immutable
+set search_path = ''
+as $$
+declare
+  -- Said instead of what is not there: a booking may name no professional, a contact no name.
+  fallbacks constant jsonb :=
+    '{"nome": "cliente", "nome_completo": "cliente", "servico": "atendimento", "profissional": "nossa equipe", "pet": "seu pet"}';
+  -- The first quantifier decides for all of it: the shortest match.
+  optional constant text := '\{\{#([a-z_]+?)\}\}(.*?)\{\{/\1\}\}';
+  rest text := template;
+  part text[];
+  texts text[];
+  names text[];
+  rendered text;
+begin
+  loop
+    part := regexp_match(rest, optional);
+    exit when part is null;
+    rest := regexp_replace(rest, optional, case when nullif(variables ->> part[1], '') is not null then '\2' else '' end);
+  end loop;
+  -- In one pass: a customer who calls himself "{{hora}}" is called that.
+  texts := regexp_split_to_array(rest, '\{\{[^{}]*\}\}');
+  names := array(select btrim(m.found[1]) from regexp_matches(rest, '\{\{([^{}]*)\}\}', 'g') with ordinality m (found, n) order by m.n);
+  rendered := texts[1];
+  for n in 1 .. cardinality(names) loop
+    if not variables ? names[n] then
+      perform private.raise_error('BL701', 'invalid_template', 'A variable of this template has no value',
+        jsonb_build_object('problems', jsonb_build_array(jsonb_build_object('problem', 'missing_value', 'variable', names[n]))));
+    end if;
+    rendered := rendered || coalesce(nullif(variables ->> names[n], ''), fallbacks ->> names[n], '') || texts[n + 1];
+  end loop;
+  return btrim(rendered);
+end;
+$$;
+comment on function private.render_template(text, jsonb) is
+  'The text with its {{variables}} filled in. {{#pet}} de {{pet}}{{/pet}} is said only if there is one. Error: invalid_template for one that is not among the variables.';
+
+create function private.template_problems(category public.message_category, template text)
+returns jsonb
+language plpgsql
+immutable
+set search_path = ''
+as $$
+declare
+  named constant text[] := private.variables_in(template);
+  known constant text[] := private.template_variables(category);
+  problems jsonb := '[]';
+  variable text;
+begin
+  if template is null or template !~ '\S' then
+    return '[{"problem": "missing_text"}]';
+  elsif length(template) > 1024 then
+    problems := problems || '[{"problem": "text_too_long"}]';
+  end if;
+  foreach variable in array named loop
+    if variable <> all (known) then
+      problems := problems || jsonb_build_array(jsonb_build_object('problem', 'unknown_variable', 'variable', variable));
+    end if;
+  end loop;
+  -- {{nome}, {nome}}, an optional part that does not end: what is left over when all that is well-formed is gone.
+  if regexp_replace(
+    regexp_replace(template, '\{\{#([a-z_]+?)\}\}(.*?)\{\{/\1\}\}', '\2', 'g'), '\{\{\s*[a-z_]+\s*\}\}', '', 'g'
+  ) ~ '\{\{|\}\}' then
+    problems := problems || '[{"problem": "unbalanced_braces"}]';
+  end if;
+  -- What makes no sense without saying when.
+  if category in ('reminder', 'confirmation', 'waiting_list_offer') and 'quando' <> all (named) then
+    foreach variable in array '{data,hora}'::text[] loop
+      if variable <> all (named) then
+        problems := problems || jsonb_build_array(jsonb_build_object('problem', 'missing_variable', 'variable', variable));
+      end if;
+    end loop;
+  end if;
+  return problems;
+end;
+$$;
+comment on function private.template_problems(public.message_category, text) is
+  'What is wrong with a text, [{problem, variable}]: missing_text, text_too_long, unknown_variable, unbalanced_braces, missing_variable (a reminder that does not say when).';
+
+create function private.require_template(category public.message_category, template text)
+returns void
+language plpgsql
+immutable
+set search_path = ''
+as $$
+declare
+  problems constant jsonb := private.template_problems(category, template);
+begin
+  if problems <> '[]' then
+    perform private.raise_error('BL701', 'invalid_template', 'This text would not read well',
+      jsonb_build_object('problems', problems, 'variables', private.template_variables(category)),
+      'Mend what problems names; variables lists what this kind of message may speak of.');
+  end if;
+end;
+$$;
+comment on function private.require_template(public.message_category, text) is 'Error invalid_template, unless the text can be said.';
+
+create function private.default_template(category public.message_category)
+returns text
+language plpgsql
+immutable
+parallel safe
+set search_path = ''
+as $$
+declare
+  hello constant text := 'Olá{{#nome}}, {{nome}}{{/nome}}!';
+  what constant text := '{{servico}}{{#pet}} de {{pet}}{{/pet}}{{#profissional}} com {{profissional}}{{/profissional}}';
+begin
+  return case category
+    when 'greeting' then hello || ' 👋 Aqui é da {{organizacao}}. Como podemos ajudar?'
+    when 'appointment' then hello || ' Seu horário: ' || what || ', {{quando}}.'
+    when 'reminder' then
+      hello || ' 😊 Passando para lembrar do seu horário na {{organizacao}}: ' || what
+        || ', {{quando}}{{#local}} ({{local}}){{/local}}. Podemos contar com a sua presença?'
+    when 'confirmation' then
+      hello || ' Seu horário está marcado ✅ ' || what
+        || ', {{quando}}{{#local}} ({{local}}){{/local}}. Se precisar mudar, é só responder por aqui.'
+    when 'cancellation' then
+      hello || ' Seu horário de ' || what || ', {{quando}}, foi cancelado. Se quiser marcar outro, é só responder por aqui.'
+    when 'waiting_list_offer' then
+      'Boa notícia{{#nome}}, {{nome}}{{/nome}}! 🎉 Abriu um horário para ' || what
+        || ': {{quando}}. Está reservado para você até {{expira}}. Quer ficar com ele?'
+    when 'feedback' then
+      hello || ' Como foi o seu atendimento na {{organizacao}}? De 1 (ruim) a 5 (ótimo), que nota você dá?'
+    when 'error' then 'Desculpe, tivemos um problema por aqui. Tente de novo em alguns minutos, por favor.'
+    when 'marketing' then
+      hello || ' A {{organizacao}} tem novidades para você. Quer saber mais? Se preferir não receber mensagens assim, responda PARAR.'
+    when 'follow_up' then hello || ' Aqui é da {{organizacao}}. Ainda podemos ajudar em alguma coisa?'
+  end;
+end;
+$$;
+comment on function private.default_template(public.message_category) is
+  'What is said where an organization has no template of its own, in Brazilian Portuguese.';
+
+-- message_templates ---------------------------------------------------------------------------------------------------
+
+create table public.message_templates (
+  organization_id uuid not null default public.user_organization_id(),
+  id uuid not null default private.uuid_v7(),
+  name text not null,
+  category public.message_category not null,
+  template text not null,
+  variables text[] not null default '{}',
+  language text not null default 'pt_BR',
+  active boolean not null default true,
+  is_default boolean not null default false,
+  provider_template_name text,
+  provider_template_status public.provider_template_status,
+  provider_template_has_buttons boolean not null default false,
+  created_at timestamptz not null default now(),
+  updated_at timestamptz not null default now(),
+  constraint message_templates_pkey primary key (organization_id, id),
+  constraint message_templates_organization_id_fkey foreign key (organization_id) references public.organizations (id),
+  constraint message_templates_name_language_key unique (organization_id, name, language),
+  constraint message_templates_name_length_check check (length(btrim(name)) between 1 and 120),
+  constraint message_templates_language_format_check check (language ~ '^[a-z]{2}(_[A-Z]{2})?$'),
+  constraint message_templates_provider_template_name_format_check check (provider_template_name ~ '^[a-z0-9_]{1,512}$'),
+  constraint message_templates_provider_template_check check ((provider_template_name is null) = (provider_template_status is null))
+);
+comment on table public.message_templates is 'What an organization says in its own words: texts with {{variables}}, checked when they are saved.';
+comment on column public.message_templates.variables is 'Taken from the text, in the order in which they come: {{1}}, {{2}} … of the provider''s template.';
+comment on column public.message_templates.is_default is 'Used where a message of its category names no template. One for each category and language; the newest takes over.';
+comment on column public.message_templates.provider_template_name is
+  'The same text as the provider has approved it: what may be sent when the customer has not written for 24 hours.';
+comment on column public.message_templates.provider_template_has_buttons is
+  'It ends in quick replies, in the order of ours (confirm, reschedule, cancel): then an answer by tap is understood.';
+create unique index message_templates_one_default_idx
+  on public.message_templates (organization_id, category, language) where is_default;
+
+alter table public.message_templates enable row level security;
+alter table public.message_templates force row level security;
+create policy "Members can read their organization's templates" on public.message_templates
+  for select to authenticated
+  using (organization_id = any ((select private.member_organizations('viewer'))::uuid[]));
+create policy "Admins can add templates to their organization" on public.message_templates
+  for insert to authenticated
+  with check (organization_id = any ((select private.member_organizations('admin'))::uuid[]));
+create policy "Admins can update their organization's templates" on public.message_templates
+  for update to authenticated
+  using (organization_id = any ((select private.member_organizations('admin'))::uuid[]))
+  with check (organization_id = any ((select private.member_organizations('admin'))::uuid[]));
+create policy "Admins can delete their organization's templates" on public.message_templates
+  for delete to authenticated
+  using (organization_id = any ((select private.member_organizations('admin'))::uuid[]));
+revoke all on public.message_templates from public, anon, authenticated, service_role;
+grant select, delete on public.message_templates to authenticated;
+-- variables is the trigger's to set.
+grant insert (
+  organization_id, id, name, category, template, language, active, is_default, provider_template_name,
+  provider_template_status, provider_template_has_buttons
+) on public.message_templates to authenticated;
+grant update (
+  name, category, template, language, active, is_default, provider_template_name, provider_template_status,
+  provider_template_has_buttons
+) on public.message_templates to authenticated;
+grant select, insert, update, delete on public.message_templates to service_role;
+
+create function private.tg_message_templates__check()
+returns trigger
+language plpgsql
+volatile
+security definer -- the default gives way to the new one, whatever row the caller may change
+set search_path = ''
+as $$
+begin
+  perform private.require_template(new.category, new.template);
+  new.variables := private.variables_in(new.template);
+  if new.is_default then
+    -- Two that become it at the same moment come one after the other.
+    perform pg_advisory_xact_lock(hashtextextended('default_template:' || new.organization_id, 0));
+    update public.message_templates t
+    set is_default = false
+    where t.organization_id = new.organization_id
+      and t.category = new.category
+      and t.language = new.language
+      and t.is_default
+      and t.id <> new.id;
+  end if;
+  return new;
+end;
+$$;
+comment on function private.tg_message_templates__check() is
+  'Trigger: error invalid_template for a text that would not read well; its variables are noted; a new default takes the place of the old one.';
+create trigger message_templates_100_touch_updated_at
+  before update on public.message_templates
+  for each row execute function private.tg_touch_updated_at();
+create trigger message_templates_500_check
+  before insert or update of category, template, language, is_default, variables on public.message_templates
+  for each row execute function private.tg_message_templates__check();
+
+create function private.template_for(organization_id uuid, category public.message_category, template_id uuid default null)
+returns public.message_templates
+language plpgsql
+stable
+set search_path = ''
+as $$
+declare
+  template public.message_templates;
+begin
+  select t.* into template
+  from public.message_templates t
+  join public.organizations o on o.id = t.organization_id
+  where t.organization_id = template_for.organization_id
+    and t.active
+    and (t.id = template_for.template_id or t.category = template_for.category and t.is_default)
+  -- The one that was asked for; else the one in the organization's own language.
+  order by t.id = template_for.template_id desc nulls last, t.language = replace(o.locale, '-', '_') desc, t.language
+  limit 1;
+  return template;
+end;
+$$;
+comment on function private.template_for(uuid, public.message_category, uuid) is
+  'The organization''s own template: the one named, if it is active, else the default of the category; null when there is none.';
+
+-- ab_tests ------------------------------------------------------------------------------------------------------------
+
+create table public.ab_tests (
+  organization_id uuid not null default public.user_organization_id(),
+  id uuid not null default private.uuid_v7(),
+  name text not null,
+  template_id uuid,
+  variant_a text not null,
+  variant_b text not null,
+  start_date timestamptz not null default now(),
+  end_date timestamptz,
+  active boolean not null default true,
+  conversion_window_days int not null default 30,
+  created_at timestamptz not null default now(),
+  updated_at timestamptz not null default now(),
+  constraint ab_tests_pkey primary key (organization_id, id),
+  constraint ab_tests_organization_id_fkey foreign key (organization_id) references public.organizations (id),
+  constraint ab_tests_template_id_fkey foreign key (organization_id, template_id)
+    references public.message_templates (organization_id, id) on delete set null (template_id),
+  constraint ab_tests_name_key unique (organization_id, name),
+  constraint ab_tests_name_length_check check (length(btrim(name)) between 1 and 120),
+  constraint ab_tests_end_date_check check (end_date > start_date),
+  constraint ab_tests_conversion_window_days_check check (conversion_window_days between 1 and 365)
+);
+comment on table public.ab_tests is 'Which of two texts works better: each contact always gets the same one, and who books afterwards is counted.';
+comment on column public.ab_tests.template_id is 'Whose text the variants replace while the test runs; null: a flow asks for the variant (private.ab_variant).';
+comment on column public.ab_tests.conversion_window_days is 'A booking made within so many days counts as a success of the text.';
+create index ab_tests_template_id_idx on public.ab_tests (organization_id, template_id) where template_id is not null;
+
+alter table public.ab_tests enable row level security;
+alter table public.ab_tests force row level security;
+create policy "Members can read their organization's tests" on public.ab_tests
+  for select to authenticated
+  using (organization_id = any ((select private.member_organizations('viewer'))::uuid[]));
+create policy "Admins can add tests to their organization" on public.ab_tests
+  for insert to authenticated
+  with check (organization_id = any ((select private.member_organizations('admin'))::uuid[]));
+create policy "Admins can update their organization's tests" on public.ab_tests
+  for update to authenticated
+  using (organization_id = any ((select private.member_organizations('admin'))::uuid[]))
+  with check (organization_id = any ((select private.member_organizations('admin'))::uuid[]));
+create policy "Admins can delete their organization's tests" on public.ab_tests
+  for delete to authenticated
+  using (organization_id = any ((select private.member_organizations('admin'))::uuid[]));
+revoke all on public.ab_tests from public, anon, authenticated, service_role;
+grant select, insert, update, delete on public.ab_tests to authenticated, service_role;
+
+create table public.ab_test_assignments (
+  organization_id uuid not null default public.user_organization_id(),
+  id uuid not null default private.uuid_v7(),
+  ab_test_id uuid not null,
+  contact_id uuid not null,
+  variant public.ab_variant not null,
+  assigned_at timestamptz not null default now(),
+  converted_at timestamptz,
+  constraint ab_test_assignments_pkey primary key (organization_id, id),
+  constraint ab_test_assignments_ab_test_id_fkey foreign key (organization_id, ab_test_id)
+    references public.ab_tests (organization_id, id) on delete cascade,
+  constraint ab_test_assignments_contact_id_fkey foreign key (organization_id, contact_id)
+    references public.contacts (organization_id, id) on delete cascade,
+  constraint ab_test_assignments_contact_id_key unique (organization_id, ab_test_id, contact_id)
+);
+comment on table public.ab_test_assignments is 'Who was shown which text, and whether it worked. Written by private.ab_variant() and by what counts successes.';
+create index ab_test_assignments_contact_id_idx on public.ab_test_assignments (organization_id, contact_id);
+
+alter table public.ab_test_assignments enable row level security;
+alter table public.ab_test_assignments force row level security;
+create policy "Members can read their organization's test assignments" on public.ab_test_assignments
+  for select to authenticated
+  using (organization_id = any ((select private.member_organizations('viewer'))::uuid[]));
+revoke all on public.ab_test_assignments from public, anon, authenticated, service_role;
+grant select on public.ab_test_assignments to authenticated;
+grant select, insert, update, delete on public.ab_test_assignments to service_role;
+
+create function private.tg_ab_tests__check()
+returns trigger
+language plpgsql
+volatile
+security definer -- whether the test has begun is asked past the caller's own view of it
+set search_path = ''
+as $$
+declare
+  category public.message_category;
+begin
+  if tg_op = 'UPDATE' and (old.variant_a, old.variant_b) <> (new.variant_a, new.variant_b) and exists (
+    select
+    from public.ab_test_assignments s
+    where s.organization_id = old.organization_id and s.ab_test_id = old.id
+  ) then
+    perform private.raise_error('BL701', 'invalid_template', 'Somebody was shown these texts already: a changed text is another test',
+      '{"problems": [{"problem": "test_has_begun"}]}');
+  end if;
+  select t.category into category
+  from public.message_templates t
+  where t.organization_id = new.organization_id and t.id = new.template_id;
+  -- Of a flow's texts the flow knows the variables.
+  if category is not null then
+    perform private.require_template(category, new.variant_a);
+    perform private.require_template(category, new.variant_b);
+  end if;
+  return new;
+end;
+$$;
+comment on function private.tg_ab_tests__check() is
+  'Trigger: error invalid_template for a variant that would not read well in its template''s place, or for one that is changed after it was shown.';
+create trigger ab_tests_100_touch_updated_at
+  before update on public.ab_tests
+  for each row execute function private.tg_touch_updated_at();
+create trigger ab_tests_500_check
+  before insert or update of variant_a, variant_b, template_id on public.ab_tests
+  for each row execute function private.tg_ab_tests__check();
+
+create function private.ab_variant(ab_test_id uuid, contact_id uuid, organization_id uuid, at timestamptz default now())
+returns public.ab_variant
+language plpgsql
+volatile
+security definer -- assignments are written through functions only
+set search_path = ''
+as $$
+declare
+  assigned public.ab_variant;
+  -- Of the test too: in the next test others are in the first half.
+  half constant public.ab_variant :=
+    case get_byte(decode(md5(ab_test_id || ':' || contact_id), 'hex'), 0) & 1 when 0 then 'a' else 'b' end;
+begin
+  select s.variant into assigned
+  from public.ab_test_assignments s
+  where s.organization_id = ab_variant.organization_id
+    and s.ab_test_id = ab_variant.ab_test_id
+    and s.contact_id = ab_variant.contact_id;
+  if found then
+    return assigned;
+  end if;
+  insert into public.ab_test_assignments (organization_id, ab_test_id, contact_id, variant, assigned_at)
+  select t.organization_id, t.id, ab_variant.contact_id, half, at
+  from public.ab_tests t
+  where t.organization_id = ab_variant.organization_id
+    and t.id = ab_variant.ab_test_id
+    and t.active
+    and t.start_date <= at
+    and (t.end_date is null or t.end_date > at)
+  on conflict on constraint ab_test_assignments_contact_id_key do nothing;
+  if found or exists (
+    select
+    from public.ab_test_assignments s
+    where s.organization_id = ab_variant.organization_id
+      and s.ab_test_id = ab_variant.ab_test_id
+      and s.contact_id = ab_variant.contact_id
+  ) then
+    return half;
+  end if;
+  return null;
+end;
+$$;
+comment on function private.ab_variant(uuid, uuid, uuid, timestamptz) is
+  'Which variant of a test a contact is shown, always the same one; the first time is noted. Null: the test does not run, and has never met him.';
+grant execute on function private.ab_variant(uuid, uuid, uuid, timestamptz) to service_role;
+
+create function private.tested_template(template public.message_templates, contact_id uuid, at timestamptz default now())
+returns text
+language plpgsql
+volatile
+set search_path = ''
+as $$
+declare
+  test public.ab_tests;
+begin
+  select t.* into test
+  from public.ab_tests t
+  where t.organization_id = template.organization_id
+    and t.template_id = template.id
+    and t.active
+    and t.start_date <= at
+    and (t.end_date is null or t.end_date > at)
+  order by t.id desc
+  limit 1;
+  if not found then
+    return template.template;
+  end if;
+  return case private.ab_variant(test.id, contact_id, test.organization_id, at) when 'b' then test.variant_b else test.variant_a end;
+end;
+$$;
+comment on function private.tested_template(public.message_templates, uuid, timestamptz) is
+  'A template''s text for a contact: while a test runs on it, the contact''s variant.';
+
+create function private.count_conversions(organization_id uuid, contact_id uuid, at timestamptz default now())
+returns void
+language plpgsql
+volatile
+set search_path = ''
+as $$
+begin
+  update public.ab_test_assignments s
+  set converted_at = at
+  from public.ab_tests t
+  where s.organization_id = count_conversions.organization_id
+    and s.contact_id = count_conversions.contact_id
+    and s.converted_at is null
+    and t.organization_id = s.organization_id
+    and t.id = s.ab_test_id
+    and s.assigned_at <= at
+    and s.assigned_at > at - make_interval(days => t.conversion_window_days);
+end;
+$$;
+comment on function private.count_conversions(uuid, uuid, timestamptz) is 'A contact booked: every text that he was shown not long ago has worked.';
+
+create function private.require_ab_test(organization_id uuid, ab_test_id uuid)
+returns public.ab_tests
+language plpgsql
+stable
+set search_path = ''
+as $$
+declare
+  test public.ab_tests;
+begin
+  select t.* into test
+  from public.ab_tests t
+  where t.organization_id = require_ab_test.organization_id and t.id = require_ab_test.ab_test_id;
+  if not found then
+    perform private.raise_error('BL704', 'ab_test_not_found', 'This organization has no such test');
+  end if;
+  return test;
+end;
+$$;
+comment on function private.require_ab_test(uuid, uuid) is 'The test, or error ab_test_not_found.';
+
+create function private.record_ab_test_conversion(ab_test_id uuid, contact_id uuid, organization_id uuid)
+returns public.ab_test_assignments
+language plpgsql
+volatile
+security definer -- assignments are written through functions only
+set search_path = ''
+as $$
+declare
+  assignment public.ab_test_assignments;
+begin
+  perform private.require_role(organization_id, 'attendant');
+  perform private.require_ab_test(organization_id, ab_test_id);
+  update public.ab_test_assignments s
+  set converted_at = coalesce(s.converted_at, now())
+  where s.organization_id = record_ab_test_conversion.organization_id
+    and s.ab_test_id = record_ab_test_conversion.ab_test_id
+    and s.contact_id = record_ab_test_conversion.contact_id
+  returning s.* into assignment;
+  if not found then
+    perform private.raise_error('BL402', 'contact_not_found', 'This contact was not shown any text of this test',
+      jsonb_build_object('contact_id', contact_id));
+  end if;
+  return assignment;
+end;
+$$;
+comment on function private.record_ab_test_conversion(uuid, uuid, uuid) is 'See public.record_ab_test_conversion().';
+grant execute on function private.record_ab_test_conversion(uuid, uuid, uuid) to authenticated, service_role;
+
+create function public.record_ab_test_conversion(
+  ab_test_id uuid,
+  contact_id uuid,
+  organization_id uuid default public.user_organization_id()
+)
+returns public.ab_test_assignments
+language plpgsql
+volatile
+set search_path = ''
+as $$
+begin
+  return private.record_ab_test_conversion(ab_test_id, contact_id, organization_id);
+end;
+$$;
+comment on function public.record_ab_test_conversion(uuid, uuid, uuid) is
+  'Notes that a text has worked with a contact, by whatever measure; bookings are noted by themselves. Twice is once. Attendants and up. Errors: not_allowed, ab_test_not_found, contact_not_found (he is not part of the test).';
+grant execute on function public.record_ab_test_conversion(uuid, uuid, uuid) to authenticated, service_role;
+
+create function private.two_sided_p(z double precision)
+returns double precision
+language plpgsql
+immutable
+strict
+parallel safe
+set search_path = ''
+as $$
+declare
+  x constant double precision := abs(z) / sqrt(2.0);
+  term double precision := x;
+  sum double precision := x;
+  fraction double precision := 0;
+begin
+  -- erfc(x), which Postgres has from version 16 on: near zero by its power series, further out by its continued fraction.
+  if x > 26 then
+    return 0;
+  elsif x < 3 then
+    for n in 1 .. 80 loop
+      term := -term * x * x / n;
+      sum := sum + term / (2 * n + 1);
+    end loop;
+    return 1 - 2 / sqrt(pi()) * sum;
+  end if;
+  for n in reverse 60 .. 1 loop
+    fraction := (n / 2.0) / (x + fraction);
+  end loop;
+  return exp(-x * x) / (sqrt(pi()) * (x + fraction));
+end;
+$$;
+comment on function private.two_sided_p(double precision) is 'How often chance alone is as far from zero as this z, to either side.';
+
+create function private.get_ab_test_results(ab_test_id uuid, organization_id uuid)
+returns jsonb
+language plpgsql
+stable
+security definer -- counts for those who may read
+set search_path = ''
+as $$
+declare
+  test public.ab_tests;
+  shown double precision[] := array[0, 0];
+  converted double precision[] := array[0, 0];
+  pooled double precision;
+  z double precision;
+begin
+  perform private.require_role(organization_id, 'viewer');
+  test := private.require_ab_test(organization_id, ab_test_id);
+  select
+    array[count(*) filter (where s.variant = 'a'), count(*) filter (where s.variant = 'b')],
+    array[count(s.converted_at) filter (where s.variant = 'a'), count(s.converted_at) filter (where s.variant = 'b')]
+  into shown, converted
+  from public.ab_test_assignments s
+  where s.organization_id = test.organization_id and s.ab_test_id = test.id;
+  pooled := (converted[1] + converted[2]) / nullif(shown[1] + shown[2], 0);
+  z := (converted[2] / nullif(shown[2], 0) - converted[1] / nullif(shown[1], 0))
+    / nullif(sqrt(pooled * (1 - pooled) * (1 / nullif(shown[1], 0) + 1 / nullif(shown[2], 0))), 0);
+  return jsonb_build_object(
+    'ab_test_id', test.id,
+    'name', test.name,
+    'a', jsonb_build_object('assigned', shown[1], 'converted', converted[1], 'rate', converted[1] / nullif(shown[1], 0)),
+    'b', jsonb_build_object('assigned', shown[2], 'converted', converted[2], 'rate', converted[2] / nullif(shown[2], 0)),
+    'z', z,
+    'p_value', private.two_sided_p(z));
+end;
+$$;
+comment on function private.get_ab_test_results(uuid, uuid) is 'See public.get_ab_test_results().';
+grant execute on function private.get_ab_test_results(uuid, uuid) to authenticated, service_role;
+
+create function public.get_ab_test_results(ab_test_id uuid, organization_id uuid default public.user_organization_id())
+returns jsonb
+language plpgsql
+stable
+set search_path = ''
+as $$
+begin
+  return private.get_ab_test_results(ab_test_id, organization_id);
+end;
+$$;
+comment on function public.get_ab_test_results(uuid, uuid) is
+  'How two texts do: {ab_test_id, name, a {assigned, converted, rate}, b {…}, z, p_value}. p_value is that of a two-sided test of two proportions: how often chance alone makes such a difference; null while there is nothing to compare. Viewers and up. Errors: not_allowed, ab_test_not_found.';
+grant execute on function public.get_ab_test_results(uuid, uuid) to authenticated, service_role;
