@@ -1,13 +1,14 @@
 // The flow engine: where a session stands and what comes in decide what goes out and where it stands then. Nothing else
 // does: no clock, no chance, no network.
 import type { FlowDefinition, FlowStep, StepOf } from '../../../types/flow-definition.ts'
-import { choose, enterDialogue, learn, namePet, recover } from './booking-dialogue.ts'
+import { choose, enterDialogue, learn, namePet } from './booking-dialogue.ts'
 import { conditionHolds, needsPets } from './condition.ts'
 import type { Answer, Choice, FlowContext, FlowInput, FlowSession, StepResult } from './conversation.ts'
 import { globalWord } from './global-words.ts'
 import { localTime } from './local-time.ts'
 import { fold, type Match, matchAnswer } from './match-answer.ts'
 import { phrases } from './phrases.ts'
+import { recover } from './refusals.ts'
 import {
   act,
   ask,
