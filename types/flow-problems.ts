@@ -197,11 +197,15 @@ export function isSafePattern(pattern: string): boolean {
   if (/\)[*+{?]/.test(pattern) || /\(\?(?!:)/.test(pattern)) return false
   if (/\\(?![dDwWsS.\-/\\()[\]{}*+?|^$])/.test(pattern) || /\{[0-9]{3,}|\{[0-9]*,[0-9]{3,}/.test(pattern)) return false
   if (count(/[*+]|\{[0-9]*,/g) > 3 || count(/[?|]/g) > 6) return false
+  return answerPattern(pattern) !== null
+}
+
+/** For a whole answer, whatever its case; null: it is no pattern. */
+export function answerPattern(pattern: string): RegExp | null {
   try {
-    new RegExp(`^(?:${pattern})$`, 'iu')
-    return true
+    return new RegExp(`^(?:${pattern})$`, 'iu')
   } catch {
-    return false
+    return null
   }
 }
 

@@ -124,6 +124,10 @@ Deno.test('without a check every text is an answer, up to 500 letters', () => {
   assert.equal(kept('a'.repeat(501)), null)
 })
 
+Deno.test('what is no pattern measures no answer', () => {
+  assert.equal(kept('qualquer coisa', { tipo: 'texto', padrao: '(' }), 'qualquer coisa')
+})
+
 Deno.test('a definition can say in its own words what is wrong', () => {
   const answer = validateAnswer('muitas', { tipo: 'inteiro', mensagem: 'Quantas, em número?' }, TODAY)
   assert.deepEqual(answer, { valid: false, message: 'Quantas, em número?' })

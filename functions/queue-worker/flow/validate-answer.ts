@@ -1,5 +1,6 @@
 // Whether a typed answer is one, and what is kept of it.
 import type { AnswerCheck } from '../../../types/flow-definition.ts'
+import { answerPattern } from '../../../types/flow-problems.ts'
 import { fromHumanInput } from '../../_shared/phone.ts'
 import type { Answer } from './conversation.ts'
 import { addDays, dateOf, MONTHS } from './local-time.ts'
@@ -62,7 +63,8 @@ function validText(answer: string, { min = 1, max = 500, padrao }: AnswerCheck):
     return invalid(`Ficou um pouco longo: escreva no máximo ${max} letras, por favor.`)
   }
   if (padrao === undefined) return valid(answer)
-  const fits = letters.length <= 100 && new RegExp(`^(?:${padrao})$`, 'iu').test(answer)
+  // One that does not compile is refused when a flow is saved; should it be here, an answer is not measured by it.
+  const fits = letters.length <= 100 && (answerPattern(padrao)?.test(answer) ?? true)
   return fits ? valid(answer) : invalid('Essa resposta não está no formato esperado. Pode conferir?')
 }
 
