@@ -809,7 +809,11 @@ as $$
 begin
   if tg_op = 'INSERT' then
     new.version := 1;
-    new.created_by := coalesce(new.created_by, case when not private.is_service() then (select auth.uid()) end);
+    new.created_by := coalesce(new.created_by, (
+      select m.user_id
+      from public.user_roles m
+      where m.organization_id = new.organization_id and m.user_id = (select auth.uid())
+    ));
   else
     new.version := old.version + case when new.definition <> old.definition then 1 else 0 end;
   end if;
