@@ -766,6 +766,15 @@ begin
   join public.organizations o on o.id = pg_temp.seed_id('organization', v.organization, 0)
   order by v.organization, v.hours_ago desc;
 
+  -- Flows -----------------------------------------------------------------------------------------------------------
+  -- A bot answers from the next message on; after the messages of the past, to which nobody wants an answer now.
+
+  perform public.create_flow_from_template(t.key, organization_id => o.id)
+  from public.organizations o
+  join public.flow_templates t on t.vertical = o.vertical
+  where o.id in (
+    pg_temp.seed_id('organization', 1, 0), pg_temp.seed_id('organization', 2, 0), pg_temp.seed_id('organization', 3, 0));
+
   drop function pg_temp.seed_id(text, int, int);
 end;
 $seed$;

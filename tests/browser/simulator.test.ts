@@ -47,8 +47,8 @@ afterEach(async ({ task }) => {
 
 // What a person does ----------------------------------------------------------------------------------------------------
 
-async function open(): Promise<void> {
-  await page.goto(`${api}/simulator#empresa=${clinic.organizationId}`)
+async function open({ organizationId } = clinic): Promise<void> {
+  await page.goto(`${api}/simulator#empresa=${organizationId}`)
   await page.locator('#customer option, dialog[open]').first().waitFor({ state: 'attached' })
 }
 
@@ -109,6 +109,77 @@ async function offer(number: string, content: string, payload: { type: string; [
 
 // The story -------------------------------------------------------------------------------------------------------------
 
+async function tap(name: string): Promise<void> {
+  await phone().getByRole('button', { name, exact: true }).last().click()
+}
+
+/** The newest message on the phone: its options are those that still count. */
+async function asked(text: string): Promise<void> {
+  await phone().locator('.row').last().filter({ hasText: text }).waitFor()
+}
+
+/** Opens the newest list and takes the first row with that text. */
+async function pick(list: string, row: string | RegExp): Promise<void> {
+  await tap(list)
+  await page.getByRole('dialog', { name: list }).getByRole('button', { name: row }).first().click()
+}
+
+test('a customer books with the bot; a person takes over, answers and gives back; the customer cancels', async () => {
+  const house = await aTenant(backend, 'Clínica Boa Vista', ['admin', 'attendant'])
+  const { userId: user_id } = memberOf(house, 'attendant')
+  valueOf(await asPlatform(backend).from('profiles').upsert({ user_id, first_name: 'Rafael', last_name: 'Moura' }).select())
+  await aProfessional(house, 'Dra. Helena', [
+    await aService(house, { name: 'Avaliação', price_cents: 15_000 }),
+    await aService(house, { name: 'Limpeza de pele', price_cents: 22_000 }),
+  ])
+  await open(house)
+  await pickUpThePhone('Maria Aparecida')
+  await says('Fluxo do robô', 'Nenhum')
+  await page.getByRole('button', { name: 'Ligar o robô' }).click()
+  await says('Fluxo do robô', 'Agendamento')
+
+  await writeAsCustomer('Oi! Quero marcar uma consulta 😊')
+  await asked('Como posso ajudar?')
+  await seen(inbox(), 'Robô')
+  await pick('Ver opções', 'Marcar consulta')
+  await asked('O que você gostaria de marcar?')
+  await tap('Avaliação')
+  await asked('Qual dia fica melhor')
+  // Not today, of which little may be left.
+  await pick('Ver dias', /-feira/)
+  await asked('Horários de')
+  await pick('Ver horários', 'Dra. Helena')
+  await asked('Posso marcar?')
+  await tap('Sim, pode marcar')
+  await seen(phone(), 'está marcado')
+  const agenda = page.getByRole('region', { name: 'Agenda' })
+  await agenda.getByText('Marcado', { exact: true }).waitFor()
+  await agenda.getByText('Avaliação').waitFor()
+
+  await writeAsCustomer('Posso levar minha filha?')
+  await page.getByRole('button', { name: 'Assumir' }).click()
+  await says('No controle', 'Rafael Moura')
+  await reply('Claro, Maria! Temos um cantinho para ela. 💚')
+  await seen(phone(), 'Claro, Maria!', 'lida')
+  await writeAsCustomer('Que bom, obrigada!')
+  await seen(inbox(), 'Que bom, obrigada!')
+  await page.getByRole('heading', { name: 'Maria Aparecida' }).click()
+  await picture('simulator')
+  await page.emulateMedia({ colorScheme: 'dark' })
+  await picture('simulator-dark-1280')
+  await page.emulateMedia({ colorScheme: 'light' })
+
+  await page.getByRole('button', { name: 'Devolver ao robô' }).click()
+  await says('No controle', 'Robô')
+  await writeAsCustomer('menu')
+  await asked('Como posso ajudar?')
+  await pick('Ver opções', 'Cancelar')
+  await asked('Quer mesmo cancelar')
+  await tap('Sim, cancelar')
+  await agenda.getByText('Cancelado', { exact: true }).waitFor()
+  expect(complaints).toEqual([])
+})
+
 test('a customer writes and taps, an attendant takes over, answers, gives back and closes', async () => {
   await open()
   const number = await pickUpThePhone('Maria Aparecida')
@@ -152,21 +223,16 @@ test('a customer writes and taps, an attendant takes over, answers, gives back a
   const contact = valueOf(await client.from('contacts').select('id').eq('phone_number', number).single())
   const booking = await book(clinic, { contact_id: contact.id, service_id: service.id, start_time: at(dayAhead(3), '09:30') })
   const agenda = page.getByRole('region', { name: 'Agenda' })
-  await agenda.getByText('Marcado').waitFor()
+  await agenda.getByText('Marcado', { exact: true }).waitFor()
   await agenda.getByText('Dra. Helena').waitFor()
 
   await reply('Pronto, está marcado. Até lá! 💚')
   await seen(phone(), 'Pronto, está marcado', 'lida')
-  await page.getByRole('heading', { name: 'Maria Aparecida' }).click()
-  await picture('simulator')
-  await page.emulateMedia({ colorScheme: 'dark' })
-  await picture('simulator-dark-1280')
-  await page.emulateMedia({ colorScheme: 'light' })
 
   await page.getByRole('button', { name: 'Devolver ao robô' }).click()
   await says('No controle', 'Robô')
   await cancel(clinic, booking)
-  await agenda.getByText('Cancelado').waitFor()
+  await agenda.getByText('Cancelado', { exact: true }).waitFor()
   await page.getByRole('button', { name: 'Encerrar' }).click()
   await page.getByRole('dialog').getByLabel('5').check()
   await page.getByRole('dialog').getByRole('button', { name: 'Encerrar' }).click()
