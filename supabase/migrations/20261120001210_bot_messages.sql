@@ -40,4 +40,4 @@ begin
 end;
 $$;
 comment on function private.send_bot_message(uuid, uuid, int, public.message_sender, public.message_type, text, jsonb, text) is
-  'Queues what a bot or an AI says, if it is in control and control_epoch still holds; or, as system, what is said whoever is in control. The same client_message_id is the same message. Locks the contact and the conversation. A bot that hands over or closes says its last words first. Errors: stale_control, and those of send_message().';
+  'Queues what a bot or an AI says, if it is in control and control_epoch still holds; or, as system, what is said whoever is in control. The same client_message_id is the same message. Locks the contact and the conversation. A bot that hands over or closes says its last words first. Errors: stale_control, conversation_not_found, conversation_closed, instance_disconnected, sending_stopped, invalid_message, client_message_id_taken.';

@@ -112,16 +112,18 @@ describe('an attendant who takes over at a random instant of a bot\'s turn', () 
     for (let lane = 0; lane < LANES; lane++) chats.push(await aConversation(clinic, through, aWaId()))
 
     // How long a turn takes here today, so that takeovers fall before, into and after its sending.
-    const calibrated = performance.now()
     const [first] = chats
     if (first === undefined) throw new Error('There is no conversation.')
-    const { control_epoch } = await control(first)
-    const trial = await Promise.all(['Oi!', 'Tudo bem?', 'Em que posso ajudar?'].map((words) => botSays(first, control_epoch, words)))
-    const answered = async () => (await asked(through)).length
-    await seen(answered, (count) => count === trial.length)
-    const turnTakes = performance.now() - calibrated
+    const trial: string[] = []
+    let turnTakes = Infinity
+    for (const turn of [1, 2, 3]) {
+      const began = performance.now()
+      for (const words of ['Oi!', 'Tudo bem?', 'Em que posso ajudar?']) trial.push(await botSays(first, 0, words) ?? '')
+      await seen(() => asked(through), ({ length }) => length === turn * 3)
+      turnTakes = Math.min(turnTakes, performance.now() - began)
+    }
 
-    const seenBefore = new Set<string>(trial.filter((id) => id !== null))
+    const seenBefore = new Set(trial)
     const rounds: Round[] = []
     let left = ROUNDS
     await Promise.all(chats.map(async (chat) => {
@@ -173,7 +175,7 @@ describe('an attendant who takes over at a random instant of a bot\'s turn', () 
         `${failed.length} queued and never sent; ${tooLate} not even queued`,
     )
     for (const kind of [sent.length, failed.length, tooLate]) expect(kind).toBeGreaterThan(0)
-  })
+  }, 180_000)
 
   test('also by simply answering: what the bot had queued is not sent, the answer is', async () => {
     const through = await connectNumber(clinic, { sameAppAs: number })

@@ -289,6 +289,8 @@ test('each event is told when it happens, once, and says what happened', async (
 
   const { id: sent } = await write(clinic, { id: conversation_id }, 'Abrimos às 8 🙂')
   const outbound = { id: sent, conversation_id, direction: 'outbound', content: 'Abrimos às 8 🙂' }
+  const answers = { id: conversation_id, is_bot_controlled: false, assigned_user_id: memberOf(clinic, 'attendant').userId }
+  expect(await tells('conversation.taken_over')).toMatchObject({ 'conversation.taken_over': { conversation: answers } })
   const { whatsapp_message_id } = await seen(() => messageNow(clinic, { id: sent }), ({ whatsapp_message_id: id }) => id !== null)
   for (const status of ['sent', 'delivered', 'read', 'played'] as const) {
     // Meta may tell it twice.
@@ -310,10 +312,26 @@ test('each event is told when it happens, once, and says what happened', async (
     'instance.sending_stopped': { instance: { id: number.instanceId, sending_stopped_code: '190' } },
   })
 
-  const closed = { status: 'closed', closed_at: new Date().toISOString() } as const
-  valueOf(await platform.from('conversations').update(closed).eq('id', conversation_id).select('id').single())
-  expect(await tells('conversation.closed')).toMatchObject({
-    'conversation.closed': { conversation: { id: conversation_id, status: 'closed', closed_at: expect.any(String) } },
+  const attendant = asAttendantOf(clinic)
+  valueOf(await attendant.rpc('release_to_bot', { conversation_id }))
+  expect(await tells('conversation.released')).toMatchObject({
+    'conversation.released': { conversation: { id: conversation_id, is_bot_controlled: true } },
+  })
+  await sql`select private.hand_over(private.lock_conversation(${clinic.organizationId}, ${conversation_id}), 'pediu atendente')`
+  expect(await tells('conversation.escalated')).toMatchObject({
+    'conversation.escalated': { conversation: { status: 'waiting_human', escalation_reason: 'pediu atendente' } },
+  })
+  const { userId: user_id } = memberOf(clinic, 'admin')
+  valueOf(await attendant.rpc('transfer_conversation', { conversation_id, user_id }))
+  expect(await tells('conversation.transferred')).toMatchObject({
+    'conversation.transferred': { conversation: { status: 'transferred', assigned_user_id: user_id } },
+  })
+  valueOf(await attendant.rpc('close_conversation', { conversation_id, satisfaction_score: 4 }))
+  const closed = { id: conversation_id, status: 'closed', closed_at: expect.any(String), satisfaction_score: 4 }
+  expect(await tells('conversation.closed')).toMatchObject({ 'conversation.closed': { conversation: closed } })
+  valueOf(await attendant.rpc('reopen_conversation', { conversation_id }))
+  expect(await tells('conversation.reopened')).toMatchObject({
+    'conversation.reopened': { conversation: { status: 'active', closed_at: null } },
   })
 
   const instance = { organization_id: clinic.organizationId, instance_id: number.instanceId }
@@ -324,7 +342,9 @@ test('each event is told when it happens, once, and says what happened', async (
 
   await sendTest(endpoint)
   expect(await tells('webhook.test')).toMatchObject({ 'webhook.test': { endpoint_id: endpoint.id } })
-  expect([...new Set(told.map(({ type }) => type))].sort()).toEqual([...webhookEventTypes].sort())
+  // What bookings, leads and merges tell: business-events.test.ts.
+  const expected = webhookEventTypes.filter((type) => !/^(booking|waiting_list|lead)\.|^contact\.(un)?merged$/.test(type))
+  expect([...new Set(told.map(({ type }) => type))].sort()).toEqual(expected.sort())
   const ids = endpoint.receiver.attempts.map(({ headers }) => headers['webhook-id'])
   expect(new Set(ids).size).toBe(ids.length)
 })
