@@ -24,7 +24,13 @@ begin
     and message.message_type <> 'reaction'
     and message.revoked_at is null
     -- A delivery that is replayed after days is news to nobody, and its answer could not be sent.
-    and least(message.sent_at, message.created_at) > now() - interval '24 hours';
+    and least(message.sent_at, message.created_at) > now() - interval '24 hours'
+    -- An answer to a reminder is answered there.
+    and not exists (
+      select
+      from private.notification_answers a
+      where a.organization_id = message.organization_id and a.message_id = message.id
+    );
 end;
 $$;
 comment on function private.is_flow_input(public.messages) is 'Whether a message is something that a bot answers.';
@@ -336,7 +342,7 @@ begin
   from public.messages m
   where m.organization_id = session.organization_id
     and m.conversation_id = session.conversation_id
-    and (session.last_message_id is null or m.id > session.last_message_id)
+    and m.id > coalesce(session.last_message_id, '00000000-0000-0000-0000-000000000000')
     and private.is_flow_input(m)
   order by m.id
   -- Who writes more at once than anybody reads is heard in several turns.
@@ -478,7 +484,11 @@ begin
       'state', session.state,
       'status', session.status),
     'definition', (
-      select d.definition
+      -- A session may begin in the middle (private.start_flow_at).
+      select d.definition || case
+        when session.current_step is null and session.state ? 'inicio' then jsonb_build_object('inicio', session.state -> 'inicio')
+        else '{}'
+      end
       from public.flow_versions d
       where d.organization_id = session.organization_id
         and d.flow_id = session.flow_id
@@ -636,6 +646,7 @@ begin
         on c.professional_id is null
         and g.organization_id = lock_flow_agendas.organization_id
         and g.service_id = c.service_id
+      where coalesce(c.professional_id, c.service_id) is not null
     );
     exit when wanted <@ locked;
     perform private.lock_agendas(organization_id, wanted, wanted);
@@ -664,6 +675,21 @@ begin
 end;
 $$;
 comment on function private.flow_booking(public.flow_sessions, uuid) is 'A booking of the customer''s own, or error booking_not_found.';
+
+create function private.flow_booking_id(session public.flow_sessions, action_index int)
+returns uuid
+language plpgsql
+immutable
+set search_path = ''
+as $$
+declare
+  digest constant text := md5(session.id || ':' || session.version || ':' || action_index);
+begin
+  -- RFC 9562, version 8: of one's own making.
+  return overlay(overlay(digest placing '8' from 13 for 1) placing 'a' from 17 for 1)::uuid;
+end;
+$$;
+comment on function private.flow_booking_id(public.flow_sessions, int) is 'The id of what a turn books: a second try of the same turn is the same booking.';
 
 create function private.flow_pet(session public.flow_sessions, action jsonb)
 returns uuid
@@ -724,6 +750,7 @@ declare
   respostas constant jsonb := coalesce(action -> 'respostas', '{}');
   lead public.leads;
 begin
+  perform private.customer_is_told(session.contact_id);
   case action ->> 'tipo'
     when 'criar_lead' then
       lead := private.create_lead(
@@ -850,8 +877,7 @@ begin
         session.lead_id := coalesce(
           private.do_flow_action(
             session, action.value,
-            -- A second try of the same turn is the same booking.
-            overlay(md5(session.id || ':' || session.version || ':' || action.index) placing '8' from 13 for 1)::uuid),
+            private.flow_booking_id(session, action.index)),
           session.lead_id);
         case action.value ->> 'tipo'
           when 'aguardar' then waits := make_interval(mins => (action.value ->> 'minutos')::int);

@@ -6,7 +6,7 @@ alter default privileges grant execute on functions to public;
 
 select tests.a_tenant('clinic');
 select tests.a_tenant('petshop');
-select plan(60);
+select plan(61);
 -- Its id is not one of those that grow.
 delete from public.messages where id = tests.the('clinic', 'message_id');
 
@@ -209,6 +209,10 @@ select is(
   pg_temp.finish_turn('x', '{}', jsonb_build_array(jsonb_build_object(
     'tipo', 'cancelar_agendamento', 'agendamento_id', tests.the('petshop', 'booking_id'), 'motivo', 'x'))) ->> 'error',
   'booking_not_found', 'nobody cancels somebody else''s booking');
+
+select is(
+  pg_temp.finish_turn('x', '{}', '[{"tipo": "agendar", "servico_id": "nenhum", "horario": "2030-01-01T12:00Z"}]') ->> 'error',
+  'service_not_found', 'nor books what nobody offers');
 
 -- Somebody was faster
 update public.flow_sessions s set version = s.version + 1 where s.id = (pg_temp.session()).id;
