@@ -150,6 +150,21 @@ export interface PublicProfile {
   >[]
 }
 
+/** How two texts do; p_value is null while there is nothing to compare. */
+export interface AbTestResults {
+  ab_test_id: string
+  name: string
+  a: AbTestVariantResults
+  b: AbTestVariantResults
+  z: number | null
+  p_value: number | null
+}
+interface AbTestVariantResults {
+  assigned: number
+  converted: number
+  rate: number | null
+}
+
 /** How much of the month's plan is used; `over_limit` leads wait for an upgrade. */
 export interface LeadUsage {
   plan_type: Generated['public']['Enums']['plan_type']
@@ -279,6 +294,13 @@ interface JsonAnswers {
   set_plan: Row<'organizations'>
   start_flow: Row<'flow_sessions'>
   undo_merge: Row<'contact_merges'>
+  answer_notification: JobDone
+  cancel_followup: Row<'scheduled_followups'>
+  cancel_notification: Row<'notifications'>
+  get_ab_test_results: AbTestResults
+  record_ab_test_conversion: Row<'ab_test_assignments'>
+  schedule_followup: Row<'scheduled_followups'>
+  send_notification: JobDone
   get_available_slots: AvailableSlot[]
   get_flow_facts: { kind: string } & FreeObject
   get_lead_usage: LeadUsage

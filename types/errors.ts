@@ -82,6 +82,11 @@ export const businessErrors = {
   BL601: 'invalid_flow',
   BL602: 'flow_not_found',
   BL603: 'flow_in_use',
+  BL701: 'invalid_template',
+  BL702: 'template_not_found',
+  BL703: 'notification_not_found',
+  BL704: 'ab_test_not_found',
+  BL705: 'invalid_followup',
 } as const
 
 export type BusinessErrorCode = keyof typeof businessErrors

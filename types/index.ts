@@ -2,6 +2,7 @@
 // Runs in browsers, Node and Deno.
 
 export type {
+  AbTestResults,
   AvailableSlot,
   Database,
   Enums,

@@ -19,8 +19,12 @@ export type Weekday = (typeof weekdays)[number]
 export const operatingHours = z.partialRecord(z.enum(weekdays), openingHours)
 export type OperatingHours = z.infer<typeof operatingHours>
 
-/** organization_settings.quiet_hours: nothing automatic is sent between these local times. */
-export const quietHours = z.object({ starts_at: localTime, ends_at: localTime })
+/** organization_settings.quiet_hours: nothing automatic is sent between these local times, which may pass midnight; {} = none. */
+export const quietHours = z.union([
+  z.strictObject({ starts_at: localTime, ends_at: localTime })
+    .refine(({ starts_at, ends_at }) => starts_at !== ends_at, 'ends_at is another time than starts_at'),
+  z.strictObject({}),
+])
 export type QuietHours = z.infer<typeof quietHours>
 
 /** organization_settings.retention_overrides: days to keep, by kind; only upwards of the platform's. */

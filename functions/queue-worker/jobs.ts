@@ -9,6 +9,7 @@ import type { JobType } from './job.ts'
 import { replayWebhookEvent } from './replay-webhook-event.ts'
 import { runFlow } from './run-flow.ts'
 import { sendMessage } from './send-message.ts'
+import { answerNotification, sendNotification } from './send-notification.ts'
 import type { Storage } from './storage.ts'
 
 export interface Dependencies {
@@ -27,6 +28,8 @@ export function jobTypes(dependencies: Dependencies): ReadonlyMap<string, JobTyp
   return new Map<string, JobType>([
     ['send_message', sendMessage(dependencies)],
     ['run_flow', runFlow(dependencies)],
+    ['send_notification', sendNotification(dependencies)],
+    ['answer_notification', answerNotification(dependencies)],
     ['fetch_media', fetchMedia(dependencies)],
     ['deliver_webhook', deliverWebhook(dependencies)],
     ['replay_webhook_event', replayWebhookEvent(dependencies)],

@@ -239,6 +239,21 @@ begin
     organization_id, conversation_id, contact_id, flow_id, flow_version, status, expires_at, completed_at
   )
   values (t.organization_id, t.conversation_id, t.contact_id, t.flow_id, 1, 'completed', now(), now());
+  insert into public.message_templates (organization_id, name, category, template)
+  values (t.organization_id, 'Boas-vindas', 'greeting', 'Oi, {{nome}}!');
+  with test as (
+    insert into public.ab_tests (organization_id, name, variant_a, variant_b)
+    values (t.organization_id, 'Saudação', 'Oi!', 'Olá!')
+    returning id
+  )
+  insert into public.ab_test_assignments (organization_id, ab_test_id, contact_id, variant)
+  select t.organization_id, test.id, t.contact_id, 'a' from test;
+  insert into public.scheduled_followups (organization_id, contact_id, scheduled_for, status)
+  values (t.organization_id, t.contact_id, '2020-01-07T12:00Z', 'cancelled');
+  insert into public.notifications (organization_id, contact_id, booking_id, type, scheduled_for, status)
+  values (t.organization_id, t.contact_id, t.booking_id, 'reminder', '2020-01-05T12:00Z', 'cancelled');
+  insert into private.notification_answers (organization_id, message_id, answer, outcome)
+  values (t.organization_id, t.message_id, 'opt_in', 'opted_in');
   with merge as (
     insert into public.contact_merges (organization_id, kept_contact_id, merged_contact_id, undone_at)
     select t.organization_id, t.contact_id, c.id, now()

@@ -19,6 +19,8 @@ Deno.test('receivers and downloads are slow; messages and replays are not', asyn
   assert.deepEqual([...types].map(([name, { slow = false, nextTry }]) => [name, slow, nextTry]), [
     ['send_message', false, undefined],
     ['run_flow', false, undefined],
+    ['send_notification', false, undefined],
+    ['answer_notification', false, undefined],
     ['fetch_media', true, nextFetch],
     ['deliver_webhook', true, undefined],
     ['replay_webhook_event', false, undefined],
