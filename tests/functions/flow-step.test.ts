@@ -283,6 +283,11 @@ Deno.test('an option that is called like such a word is the option', async () =>
   assert.deepEqual((await phone(definition, {}, 'sair')).answers, { cor: 'sair' })
 })
 
+Deno.test('a word that asks for a human can be part of an answer', async () => {
+  const opcoes = [{ rotulo: 'Pessoa física', valor: 'pf' }, { rotulo: 'Empresa', valor: 'pj' }]
+  assert.deepEqual((await phone(flow(choice({ opcoes })), {}, 'pessoa')).answers, { cor: 'pf' })
+})
+
 Deno.test('thanks do not open the menu again', async () => {
   const thanked = await new Phone(flow(choice())).write('Obrigada!!')
   assert.equal(thanked.read, 'Imagina! Quando precisar, é só mandar uma mensagem. 😊')

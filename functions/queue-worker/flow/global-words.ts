@@ -17,7 +17,6 @@ const WORDS: Record<GlobalWord, readonly string[]> = {
   human: [
     'atendente',
     'humano',
-    'pessoa',
     'falar com atendente',
     'falar com um atendente',
     'falar com uma atendente',
