@@ -5,6 +5,113 @@ export type Json = string | number | boolean | null | { [key: string]: Json | un
 export type Database = {
   'public': {
     Tables: {
+      'ab_test_assignments': {
+        Row: {
+          'ab_test_id': string
+          'assigned_at': string
+          'contact_id': string
+          'converted_at': string | null
+          'id': string
+          'organization_id': string
+          'variant': Database['public']['Enums']['ab_variant']
+        }
+        ComputedFields: never
+        Insert: {
+          'ab_test_id': string
+          'assigned_at'?: string
+          'contact_id': string
+          'converted_at'?: string | null
+          'id'?: string
+          'organization_id'?: string
+          'variant': Database['public']['Enums']['ab_variant']
+        }
+        Update: {
+          'ab_test_id'?: string
+          'assigned_at'?: string
+          'contact_id'?: string
+          'converted_at'?: string | null
+          'id'?: string
+          'organization_id'?: string
+          'variant'?: Database['public']['Enums']['ab_variant']
+        }
+        Relationships: [
+          {
+            foreignKeyName: 'ab_test_assignments_ab_test_id_fkey'
+            columns: ['organization_id', 'ab_test_id']
+            isOneToOne: false
+            referencedRelation: 'ab_tests'
+            referencedColumns: ['organization_id', 'id']
+          },
+          {
+            foreignKeyName: 'ab_test_assignments_contact_id_fkey'
+            columns: ['organization_id', 'contact_id']
+            isOneToOne: false
+            referencedRelation: 'contacts'
+            referencedColumns: ['organization_id', 'id']
+          },
+        ]
+      }
+      'ab_tests': {
+        Row: {
+          'active': boolean
+          'conversion_window_days': number
+          'created_at': string
+          'end_date': string | null
+          'id': string
+          'name': string
+          'organization_id': string
+          'start_date': string
+          'template_id': string | null
+          'updated_at': string
+          'variant_a': string
+          'variant_b': string
+        }
+        ComputedFields: never
+        Insert: {
+          'active'?: boolean
+          'conversion_window_days'?: number
+          'created_at'?: string
+          'end_date'?: string | null
+          'id'?: string
+          'name': string
+          'organization_id'?: string
+          'start_date'?: string
+          'template_id'?: string | null
+          'updated_at'?: string
+          'variant_a': string
+          'variant_b': string
+        }
+        Update: {
+          'active'?: boolean
+          'conversion_window_days'?: number
+          'created_at'?: string
+          'end_date'?: string | null
+          'id'?: string
+          'name'?: string
+          'organization_id'?: string
+          'start_date'?: string
+          'template_id'?: string | null
+          'updated_at'?: string
+          'variant_a'?: string
+          'variant_b'?: string
+        }
+        Relationships: [
+          {
+            foreignKeyName: 'ab_tests_organization_id_fkey'
+            columns: ['organization_id']
+            isOneToOne: false
+            referencedRelation: 'organizations'
+            referencedColumns: ['id']
+          },
+          {
+            foreignKeyName: 'ab_tests_template_id_fkey'
+            columns: ['organization_id', 'template_id']
+            isOneToOne: false
+            referencedRelation: 'message_templates'
+            referencedColumns: ['organization_id', 'id']
+          },
+        ]
+      }
       'api_call_logs': {
         Row: {
           'created_at': string
@@ -1019,6 +1126,66 @@ export type Database = {
           },
         ]
       }
+      'message_templates': {
+        Row: {
+          'active': boolean
+          'category': Database['public']['Enums']['message_category']
+          'created_at': string
+          'id': string
+          'is_default': boolean
+          'language': string
+          'name': string
+          'organization_id': string
+          'provider_template_has_buttons': boolean
+          'provider_template_name': string | null
+          'provider_template_status': Database['public']['Enums']['provider_template_status'] | null
+          'template': string
+          'updated_at': string
+          'variables': (string)[]
+        }
+        ComputedFields: never
+        Insert: {
+          'active'?: boolean
+          'category': Database['public']['Enums']['message_category']
+          'created_at'?: string
+          'id'?: string
+          'is_default'?: boolean
+          'language'?: string
+          'name': string
+          'organization_id'?: string
+          'provider_template_has_buttons'?: boolean
+          'provider_template_name'?: string | null
+          'provider_template_status'?: Database['public']['Enums']['provider_template_status'] | null
+          'template': string
+          'updated_at'?: string
+          'variables'?: (string)[]
+        }
+        Update: {
+          'active'?: boolean
+          'category'?: Database['public']['Enums']['message_category']
+          'created_at'?: string
+          'id'?: string
+          'is_default'?: boolean
+          'language'?: string
+          'name'?: string
+          'organization_id'?: string
+          'provider_template_has_buttons'?: boolean
+          'provider_template_name'?: string | null
+          'provider_template_status'?: Database['public']['Enums']['provider_template_status'] | null
+          'template'?: string
+          'updated_at'?: string
+          'variables'?: (string)[]
+        }
+        Relationships: [
+          {
+            foreignKeyName: 'message_templates_organization_id_fkey'
+            columns: ['organization_id']
+            isOneToOne: false
+            referencedRelation: 'organizations'
+            referencedColumns: ['id']
+          },
+        ]
+      }
       'messages': {
         Row: {
           'client_message_id': string | null
@@ -1155,6 +1322,132 @@ export type Database = {
           },
         ]
       }
+      'notifications': {
+        Row: {
+          'answer': string | null
+          'answered_at': string | null
+          'attempts': number
+          'booking_id': string | null
+          'booking_start_time': string | null
+          'contact_id': string
+          'conversation_id': string | null
+          'created_at': string
+          'followup_id': string | null
+          'id': string
+          'message': string | null
+          'message_id': string | null
+          'offset_minutes': number | null
+          'organization_id': string
+          'reason': string | null
+          'scheduled_for': string
+          'sent_at': string | null
+          'status': Database['public']['Enums']['notification_status']
+          'template_id': string | null
+          'type': Database['public']['Enums']['notification_type']
+          'updated_at': string
+          'version': number
+        }
+        ComputedFields: never
+        Insert: {
+          'answer'?: string | null
+          'answered_at'?: string | null
+          'attempts'?: number
+          'booking_id'?: string | null
+          'booking_start_time'?: string | null
+          'contact_id': string
+          'conversation_id'?: string | null
+          'created_at'?: string
+          'followup_id'?: string | null
+          'id'?: string
+          'message'?: string | null
+          'message_id'?: string | null
+          'offset_minutes'?: number | null
+          'organization_id'?: string
+          'reason'?: string | null
+          'scheduled_for': string
+          'sent_at'?: string | null
+          'status'?: Database['public']['Enums']['notification_status']
+          'template_id'?: string | null
+          'type': Database['public']['Enums']['notification_type']
+          'updated_at'?: string
+          'version'?: number
+        }
+        Update: {
+          'answer'?: string | null
+          'answered_at'?: string | null
+          'attempts'?: number
+          'booking_id'?: string | null
+          'booking_start_time'?: string | null
+          'contact_id'?: string
+          'conversation_id'?: string | null
+          'created_at'?: string
+          'followup_id'?: string | null
+          'id'?: string
+          'message'?: string | null
+          'message_id'?: string | null
+          'offset_minutes'?: number | null
+          'organization_id'?: string
+          'reason'?: string | null
+          'scheduled_for'?: string
+          'sent_at'?: string | null
+          'status'?: Database['public']['Enums']['notification_status']
+          'template_id'?: string | null
+          'type'?: Database['public']['Enums']['notification_type']
+          'updated_at'?: string
+          'version'?: number
+        }
+        Relationships: [
+          {
+            foreignKeyName: 'notifications_booking_id_fkey'
+            columns: ['organization_id', 'booking_id']
+            isOneToOne: false
+            referencedRelation: 'bookings'
+            referencedColumns: ['organization_id', 'id']
+          },
+          {
+            foreignKeyName: 'notifications_contact_id_fkey'
+            columns: ['organization_id', 'contact_id']
+            isOneToOne: false
+            referencedRelation: 'contacts'
+            referencedColumns: ['organization_id', 'id']
+          },
+          {
+            foreignKeyName: 'notifications_conversation_id_fkey'
+            columns: ['organization_id', 'conversation_id']
+            isOneToOne: false
+            referencedRelation: 'conversation_dashboard'
+            referencedColumns: ['organization_id', 'id']
+          },
+          {
+            foreignKeyName: 'notifications_conversation_id_fkey'
+            columns: ['organization_id', 'conversation_id']
+            isOneToOne: false
+            referencedRelation: 'conversations'
+            referencedColumns: ['organization_id', 'id']
+          },
+          {
+            foreignKeyName: 'notifications_followup_id_fkey'
+            columns: ['organization_id', 'followup_id']
+            isOneToOne: false
+            referencedRelation: 'scheduled_followups'
+            referencedColumns: ['organization_id', 'id']
+          },
+          {
+            foreignKeyName: 'notifications_message_id_fkey'
+            columns: ['organization_id', 'message_id']
+            isOneToOne: false
+            referencedRelation: 'messages'
+            referencedColumns: ['organization_id', 'id']
+          },
+          {
+            foreignKeyName: 'notifications_template_id_fkey'
+            columns: ['organization_id', 'template_id']
+            isOneToOne: false
+            referencedRelation: 'message_templates'
+            referencedColumns: ['organization_id', 'id']
+          },
+        ]
+      }
       'organization_invitations': {
         Row: {
           'accepted_at': string | null
@@ -1220,47 +1513,59 @@ export type Database = {
       'organization_settings': {
         Row: {
           'ai_config': NonNullable<Json>
+          'asks_feedback': boolean
           'aurora_config': NonNullable<Json>
           'contextualization_json': NonNullable<Json>
           'created_at': string
+          'feedback_delay_minutes': number
           'hold_minutes': number
           'lead_visibility': Database['public']['Enums']['lead_visibility']
+          'notification_daily_cap': number
           'operating_hours': NonNullable<Json>
           'organization_id': string
           'quiet_hours': NonNullable<Json>
           'reminder_offsets': (number)[]
           'retention_overrides': NonNullable<Json>
+          'sends_confirmations': boolean
           'updated_at': string
           'waiting_list_offer_minutes': number
         }
         ComputedFields: never
         Insert: {
           'ai_config'?: NonNullable<Json>
+          'asks_feedback'?: boolean
           'aurora_config'?: NonNullable<Json>
           'contextualization_json'?: NonNullable<Json>
           'created_at'?: string
+          'feedback_delay_minutes'?: number
           'hold_minutes'?: number
           'lead_visibility'?: Database['public']['Enums']['lead_visibility']
+          'notification_daily_cap'?: number
           'operating_hours'?: NonNullable<Json>
           'organization_id'?: string
           'quiet_hours'?: NonNullable<Json>
           'reminder_offsets'?: (number)[]
           'retention_overrides'?: NonNullable<Json>
+          'sends_confirmations'?: boolean
           'updated_at'?: string
           'waiting_list_offer_minutes'?: number
         }
         Update: {
           'ai_config'?: NonNullable<Json>
+          'asks_feedback'?: boolean
           'aurora_config'?: NonNullable<Json>
           'contextualization_json'?: NonNullable<Json>
           'created_at'?: string
+          'feedback_delay_minutes'?: number
           'hold_minutes'?: number
           'lead_visibility'?: Database['public']['Enums']['lead_visibility']
+          'notification_daily_cap'?: number
           'operating_hours'?: NonNullable<Json>
           'organization_id'?: string
           'quiet_hours'?: NonNullable<Json>
           'reminder_offsets'?: (number)[]
           'retention_overrides'?: NonNullable<Json>
+          'sends_confirmations'?: boolean
           'updated_at'?: string
           'waiting_list_offer_minutes'?: number
         }
@@ -1536,6 +1841,94 @@ export type Database = {
             isOneToOne: false
             referencedRelation: 'user_roles'
             referencedColumns: ['organization_id', 'user_id']
+          },
+        ]
+      }
+      'scheduled_followups': {
+        Row: {
+          'contact_id': string
+          'conversation_id': string | null
+          'created_at': string
+          'created_by': string | null
+          'id': string
+          'message': string | null
+          'organization_id': string
+          'reason': string | null
+          'scheduled_for': string
+          'sent_at': string | null
+          'status': Database['public']['Enums']['notification_status']
+          'template_id': string | null
+          'type': Database['public']['Enums']['followup_type']
+          'updated_at': string
+        }
+        ComputedFields: never
+        Insert: {
+          'contact_id': string
+          'conversation_id'?: string | null
+          'created_at'?: string
+          'created_by'?: string | null
+          'id'?: string
+          'message'?: string | null
+          'organization_id'?: string
+          'reason'?: string | null
+          'scheduled_for': string
+          'sent_at'?: string | null
+          'status'?: Database['public']['Enums']['notification_status']
+          'template_id'?: string | null
+          'type'?: Database['public']['Enums']['followup_type']
+          'updated_at'?: string
+        }
+        Update: {
+          'contact_id'?: string
+          'conversation_id'?: string | null
+          'created_at'?: string
+          'created_by'?: string | null
+          'id'?: string
+          'message'?: string | null
+          'organization_id'?: string
+          'reason'?: string | null
+          'scheduled_for'?: string
+          'sent_at'?: string | null
+          'status'?: Database['public']['Enums']['notification_status']
+          'template_id'?: string | null
+          'type'?: Database['public']['Enums']['followup_type']
+          'updated_at'?: string
+        }
+        Relationships: [
+          {
+            foreignKeyName: 'scheduled_followups_contact_id_fkey'
+            columns: ['organization_id', 'contact_id']
+            isOneToOne: false
+            referencedRelation: 'contacts'
+            referencedColumns: ['organization_id', 'id']
+          },
+          {
+            foreignKeyName: 'scheduled_followups_conversation_id_fkey'
+            columns: ['organization_id', 'conversation_id']
+            isOneToOne: false
+            referencedRelation: 'conversation_dashboard'
+            referencedColumns: ['organization_id', 'id']
+          },
+          {
+            foreignKeyName: 'scheduled_followups_conversation_id_fkey'
+            columns: ['organization_id', 'conversation_id']
+            isOneToOne: false
+            referencedRelation: 'conversations'
+            referencedColumns: ['organization_id', 'id']
+          },
+          {
+            foreignKeyName: 'scheduled_followups_created_by_fkey'
+            columns: ['organization_id', 'created_by']
+            isOneToOne: false
+            referencedRelation: 'user_roles'
+            referencedColumns: ['organization_id', 'user_id']
+          },
+          {
+            foreignKeyName: 'scheduled_followups_template_id_fkey'
+            columns: ['organization_id', 'template_id']
+            isOneToOne: false
+            referencedRelation: 'message_templates'
+            referencedColumns: ['organization_id', 'id']
           },
         ]
       }
@@ -2239,6 +2632,7 @@ export type Database = {
           isSetofReturn: false
         }
       }
+      'answer_notification': { Args: { 'job': Json }; Returns: Json }
       'assign_conversation': {
         Args: { 'conversation_id': string; 'organization_id'?: string; 'user_id'?: string }
         Returns: {
@@ -2318,6 +2712,64 @@ export type Database = {
         SetofOptions: {
           from: '*'
           to: 'bookings'
+          isOneToOne: true
+          isSetofReturn: false
+        }
+      }
+      'cancel_followup': {
+        Args: { 'id': string; 'organization_id'?: string }
+        Returns: {
+          'contact_id': string
+          'conversation_id': string | null
+          'created_at': string
+          'created_by': string | null
+          'id': string
+          'message': string | null
+          'organization_id': string
+          'reason': string | null
+          'scheduled_for': string
+          'sent_at': string | null
+          'status': Database['public']['Enums']['notification_status']
+          'template_id': string | null
+          'type': Database['public']['Enums']['followup_type']
+          'updated_at': string
+        }
+        SetofOptions: {
+          from: '*'
+          to: 'scheduled_followups'
+          isOneToOne: true
+          isSetofReturn: false
+        }
+      }
+      'cancel_notification': {
+        Args: { 'id': string; 'organization_id'?: string }
+        Returns: {
+          'answer': string | null
+          'answered_at': string | null
+          'attempts': number
+          'booking_id': string | null
+          'booking_start_time': string | null
+          'contact_id': string
+          'conversation_id': string | null
+          'created_at': string
+          'followup_id': string | null
+          'id': string
+          'message': string | null
+          'message_id': string | null
+          'offset_minutes': number | null
+          'organization_id': string
+          'reason': string | null
+          'scheduled_for': string
+          'sent_at': string | null
+          'status': Database['public']['Enums']['notification_status']
+          'template_id': string | null
+          'type': Database['public']['Enums']['notification_type']
+          'updated_at': string
+          'version': number
+        }
+        SetofOptions: {
+          from: '*'
+          to: 'notifications'
           isOneToOne: true
           isSetofReturn: false
         }
@@ -2920,6 +3372,7 @@ export type Database = {
       }
       'finish_send': { Args: { 'job': Json; 'outcome': Json }; Returns: Json }
       'generate_slug': { Args: { 'input_name': string }; Returns: string }
+      'get_ab_test_results': { Args: { 'ab_test_id': string; 'organization_id'?: string }; Returns: Json }
       'get_available_slots': {
         Args: {
           'from_time': string
@@ -3265,6 +3718,24 @@ export type Database = {
           isSetofReturn: true
         }
       }
+      'record_ab_test_conversion': {
+        Args: { 'ab_test_id': string; 'contact_id': string; 'organization_id'?: string }
+        Returns: {
+          'ab_test_id': string
+          'assigned_at': string
+          'contact_id': string
+          'converted_at': string | null
+          'id': string
+          'organization_id': string
+          'variant': Database['public']['Enums']['ab_variant']
+        }
+        SetofOptions: {
+          from: '*'
+          to: 'ab_test_assignments'
+          isOneToOne: true
+          isSetofReturn: false
+        }
+      }
       'redeliver': {
         Args: { 'id': string; 'organization_id'?: string }
         Returns: {
@@ -3540,6 +4011,39 @@ export type Database = {
         }
       }
       'run_schedule': { Args: { 'force'?: boolean; 'name': string }; Returns: Json }
+      'schedule_followup': {
+        Args: {
+          'contact_id': string
+          'conversation_id'?: string
+          'message'?: string
+          'organization_id'?: string
+          'scheduled_for': string
+          'template_id'?: string
+          'type'?: Database['public']['Enums']['followup_type']
+        }
+        Returns: {
+          'contact_id': string
+          'conversation_id': string | null
+          'created_at': string
+          'created_by': string | null
+          'id': string
+          'message': string | null
+          'organization_id': string
+          'reason': string | null
+          'scheduled_for': string
+          'sent_at': string | null
+          'status': Database['public']['Enums']['notification_status']
+          'template_id': string | null
+          'type': Database['public']['Enums']['followup_type']
+          'updated_at': string
+        }
+        SetofOptions: {
+          from: '*'
+          to: 'scheduled_followups'
+          isOneToOne: true
+          isSetofReturn: false
+        }
+      }
       'search_messages': {
         Args: {
           'before'?: string
@@ -3605,6 +4109,7 @@ export type Database = {
           isSetofReturn: false
         }
       }
+      'send_notification': { Args: { 'job': Json }; Returns: Json }
       'set_active_organization': {
         Args: { 'organization_id': string }
         Returns: {
@@ -3894,6 +4399,7 @@ export type Database = {
       'user_organization_id': { Args: { 'user_id'?: string }; Returns: string }
     }
     Enums: {
+      'ab_variant': 'a' | 'b'
       'booking_confirmer': 'patient' | 'agent' | 'system'
       'booking_creator': 'ai' | 'flow' | 'human' | 'customer' | 'system'
       'booking_status': 'hold' | 'scheduled' | 'confirmed' | 'completed' | 'cancelled' | 'no_show'
@@ -3911,12 +4417,24 @@ export type Database = {
       'conversation_status': 'active' | 'waiting_human' | 'transferred' | 'closed'
       'day_period': 'any' | 'morning' | 'afternoon' | 'evening'
       'flow_session_status': 'running' | 'completed' | 'handed_over' | 'expired' | 'cancelled'
+      'followup_type': 'no_reply' | 'reactivation' | 'post_visit' | 'other'
       'identity_kind': 'phone' | 'wa_id' | 'jid' | 'lid' | 'bsuid'
       'instance_status': 'connecting' | 'connected' | 'disconnected' | 'banned'
       'job_status': 'pending' | 'waiting' | 'processing' | 'completed' | 'failed' | 'dead'
       'lead_status': 'novo' | 'em_contato' | 'agendado' | 'fechado' | 'perdido'
       'lead_visibility': 'all' | 'own'
       'member_role': 'viewer' | 'attendant' | 'admin' | 'owner'
+      'message_category':
+        | 'greeting'
+        | 'appointment'
+        | 'reminder'
+        | 'confirmation'
+        | 'cancellation'
+        | 'error'
+        | 'marketing'
+        | 'waiting_list_offer'
+        | 'feedback'
+        | 'follow_up'
       'message_direction': 'inbound' | 'outbound'
       'message_sender': 'contact' | 'bot' | 'ai' | 'human' | 'system'
       'message_status': 'received' | 'queued' | 'sent' | 'failed' | 'delivered' | 'read' | 'played'
@@ -3935,8 +4453,17 @@ export type Database = {
         | 'reaction'
         | 'template'
         | 'unsupported'
+      'notification_status': 'pending' | 'sent' | 'failed' | 'skipped' | 'cancelled'
+      'notification_type':
+        | 'reminder'
+        | 'confirmation'
+        | 'cancellation'
+        | 'waiting_list_offer'
+        | 'feedback'
+        | 'other'
       'plan_type': 'free' | 'pro' | 'agency'
       'professional_kind': 'doctor' | 'veterinarian' | 'groomer' | 'consultant' | 'other'
+      'provider_template_status': 'pending' | 'approved' | 'rejected' | 'paused'
       'waiting_list_status': 'waiting' | 'offered' | 'booked' | 'expired' | 'cancelled'
       'webhook_delivery_status': 'pending' | 'delivering' | 'delivered' | 'failed' | 'dead'
       'whatsapp_provider': 'meta_cloud' | 'evolution' | 'zapi'
@@ -4070,6 +4597,7 @@ export type CompositeTypes<
 export const Constants = {
   'public': {
     Enums: {
+      'ab_variant': ['a', 'b'],
       'booking_confirmer': ['patient', 'agent', 'system'],
       'booking_creator': ['ai', 'flow', 'human', 'customer', 'system'],
       'booking_status': ['hold', 'scheduled', 'confirmed', 'completed', 'cancelled', 'no_show'],
@@ -4088,12 +4616,25 @@ export const Constants = {
       'conversation_status': ['active', 'waiting_human', 'transferred', 'closed'],
       'day_period': ['any', 'morning', 'afternoon', 'evening'],
       'flow_session_status': ['running', 'completed', 'handed_over', 'expired', 'cancelled'],
+      'followup_type': ['no_reply', 'reactivation', 'post_visit', 'other'],
       'identity_kind': ['phone', 'wa_id', 'jid', 'lid', 'bsuid'],
       'instance_status': ['connecting', 'connected', 'disconnected', 'banned'],
       'job_status': ['pending', 'waiting', 'processing', 'completed', 'failed', 'dead'],
       'lead_status': ['novo', 'em_contato', 'agendado', 'fechado', 'perdido'],
       'lead_visibility': ['all', 'own'],
       'member_role': ['viewer', 'attendant', 'admin', 'owner'],
+      'message_category': [
+        'greeting',
+        'appointment',
+        'reminder',
+        'confirmation',
+        'cancellation',
+        'error',
+        'marketing',
+        'waiting_list_offer',
+        'feedback',
+        'follow_up',
+      ],
       'message_direction': ['inbound', 'outbound'],
       'message_sender': ['contact', 'bot', 'ai', 'human', 'system'],
       'message_status': ['received', 'queued', 'sent', 'failed', 'delivered', 'read', 'played'],
@@ -4113,8 +4654,18 @@ export const Constants = {
         'template',
         'unsupported',
       ],
+      'notification_status': ['pending', 'sent', 'failed', 'skipped', 'cancelled'],
+      'notification_type': [
+        'reminder',
+        'confirmation',
+        'cancellation',
+        'waiting_list_offer',
+        'feedback',
+        'other',
+      ],
       'plan_type': ['free', 'pro', 'agency'],
       'professional_kind': ['doctor', 'veterinarian', 'groomer', 'consultant', 'other'],
+      'provider_template_status': ['pending', 'approved', 'rejected', 'paused'],
       'waiting_list_status': ['waiting', 'offered', 'booked', 'expired', 'cancelled'],
       'webhook_delivery_status': ['pending', 'delivering', 'delivered', 'failed', 'dead'],
       'whatsapp_provider': ['meta_cloud', 'evolution', 'zapi'],
