@@ -203,6 +203,8 @@ export function isSafePattern(pattern: string): boolean {
 /** For a whole answer, whatever its case; null: it is no pattern. */
 export function answerPattern(pattern: string): RegExp | null {
   try {
+    // On its own too: what closes our group is no pattern.
+    new RegExp(pattern, 'iu')
     return new RegExp(`^(?:${pattern})$`, 'iu')
   } catch {
     return null

@@ -927,7 +927,11 @@ begin
         when 'running' then coalesce(private.id_in(result, 'last_message_id'), s.last_message_id)
         else private.newest_message(conversation.id)
       end,
-      asked_at = case when jsonb_array_length(result -> 'outputs') > 0 then clock_timestamp() else s.asked_at end,
+      -- The same question again is no new one: an answer that was on its way while we repeated it is heard.
+      asked_at = case
+        when result #> '{session,state,perguntas}' is distinct from s.state -> 'perguntas' then clock_timestamp()
+        else s.asked_at
+      end,
       wakes_at = now() + waits,
       expires_at = now() + coalesce(waits, '0') + (
         select private.flow_patience(d.definition)

@@ -65,7 +65,10 @@ begin
     'control_epoch', n.turn #> '{context,control_epoch}',
     'last_message_id', (select i -> 'message_id' from jsonb_array_elements(n.turn -> 'inputs') with ordinality x (i, n)
       where i ? 'message_id' order by x.n desc limit 1),
-    'session', jsonb_build_object('current_step', step, 'state', '{"respostas": {}}'::jsonb, 'status', status),
+    'session', jsonb_build_object('current_step', step, 'status', status, 'state', jsonb_build_object(
+      'respostas', '{}'::jsonb,
+      -- Whatever it says is a new question.
+      'perguntas', coalesce((n.turn #>> '{session,state,perguntas}')::int, 0) + (cardinality(says) > 0)::int)),
     'outputs', (select coalesce(jsonb_agg(jsonb_build_object('message_type', 'text', 'content', s, 'payload', null)), '[]') from unnest(says) s),
     'actions', does));
 end;
