@@ -13,7 +13,11 @@ export interface Member {
 const TOKEN_LIVES_SECONDS = 60
 
 const memberRow = z.object({ user_id: z.string(), role: z.enum(['attendant', 'admin', 'owner']) })
-const profileRow = z.object({ user_id: z.string(), first_name: z.string().nullable(), last_name: z.string().nullable() })
+const profileRow = z.object({
+  user_id: z.string(),
+  first_name: z.string().nullable(),
+  last_name: z.string().nullable(),
+})
 const ORDER: Member['role'][] = ['attendant', 'admin', 'owner']
 
 /** Whoever may answer customers, attendants first. */

@@ -108,8 +108,8 @@ function refusalOf(status: number, answer: unknown): Refusal {
     : new Refusal(503, 'not_running', `The stack answered ${status}: ${JSON.stringify(answer)}`)
 }
 
-/** The same one at every start: the tenant keeps its conversations. Numbers from 900 on are nobody's. */
+/** The same one at every start: the tenant keeps its conversations. A mobile number that begins with 90000 is nobody's. */
 function inventedNumber(organizationId: string): { external_id: string; phone_number: string } {
   const digits = BigInt(`0x${createHash('sha256').update(`simulator ${organizationId}`).digest('hex')}`).toString()
-  return { external_id: `9${digits.slice(0, 14)}`, phone_number: `+5511900${digits.slice(14, 20)}` }
+  return { external_id: `9${digits.slice(0, 14)}`, phone_number: `+5511900000${digits.slice(14, 17)}` }
 }

@@ -107,7 +107,9 @@ export function startSimulator(options: SimulatorOptions): SimulatorServer {
         admitScript(request, token)
         return respondJson(response, await answer(request, url))
       }
-      if (request.method !== 'GET' && request.method !== 'HEAD') throw new Refusal(405, 'method_not_allowed', 'GET, HEAD')
+      if (request.method !== 'GET' && request.method !== 'HEAD') {
+        throw new Refusal(405, 'method_not_allowed', 'GET, HEAD')
+      }
       if (url.pathname === '/simulator' || url.pathname === '/simulator/') {
         admitDocument(request)
         const page = (await fileOf('index.html')).replace('{{token}}', token)
@@ -244,7 +246,11 @@ function checked<Schema extends z.ZodType>(schema: Schema, value: unknown): z.ou
   const parsed = schema.safeParse(value)
   if (parsed.success) return parsed.data
   const [issue] = parsed.error.issues
-  throw new Refusal(400, 'invalid_request', `${issue?.path.join('.') || 'The request'}: ${issue?.message ?? 'is not valid'}`)
+  throw new Refusal(
+    400,
+    'invalid_request',
+    `${issue?.path.join('.') || 'The request'}: ${issue?.message ?? 'is not valid'}`,
+  )
 }
 
 /** Nothing from elsewhere, and from this origin only the simulator's own: the gateway serves files of Storage too. */
@@ -255,7 +261,7 @@ function documentHeaders(host: string): Record<string, string> {
       "default-src 'none'",
       `script-src ${own}`,
       `style-src ${own}`,
-      "img-src data:",
+      'img-src data:',
       `connect-src ${own}api/`,
       "base-uri 'none'",
       "form-action 'none'",

@@ -23,7 +23,11 @@ let complaints: string[]
 beforeAll(async () => {
   browser = await aBrowser()
   clinic = await aTenant(backend, 'Clínica São José', ['admin', 'attendant', 'viewer'])
-  const names: [keyof Tenant['people'], string, string][] = [['owner', 'Júlia', 'São José'], ['attendant', 'Rafael', 'Moura']]
+  const names: [keyof Tenant['people'], string, string][] = [['owner', 'Júlia', 'São José'], [
+    'attendant',
+    'Rafael',
+    'Moura',
+  ]]
   for (const [role, first_name, last_name] of names) {
     const { userId: user_id } = memberOf(clinic, role)
     valueOf(await asPlatform(backend).from('profiles').upsert({ user_id, first_name, last_name }).select())
@@ -38,7 +42,12 @@ beforeEach(async () => {
   page.setDefaultTimeout(PATIENCE.timeout)
   page.on('pageerror', ({ message }) => complaints.push(message))
   page.on('console', (message) => message.type() === 'error' && complaints.push(message.text()))
-  page.on('request', (request) => request.url().startsWith(`${api}/simulator`) || request.url().startsWith('data:') || complaints.push(request.url()))
+  page.on(
+    'request',
+    (request) =>
+      request.url().startsWith(`${api}/simulator`) || request.url().startsWith('data:') ||
+      complaints.push(request.url()),
+  )
 })
 afterEach(async ({ task }) => {
   if (task.result?.state === 'fail') await picture('failed')
@@ -67,7 +76,8 @@ async function pickUpThePhone(name: string): Promise<string> {
 
 const phone = () => page.getByRole('log', { name: 'Mensagens no telefone do cliente' })
 const inbox = () => page.getByRole('log', { name: 'Mensagens como o atendente as vê' })
-const fact = (name: string) => page.locator('#facts > div', { has: page.getByText(name, { exact: true }) }).locator('dd')
+const fact = (name: string) =>
+  page.locator('#facts > div', { has: page.getByText(name, { exact: true }) }).locator('dd')
 
 async function writeAsCustomer(text: string): Promise<void> {
   await page.getByLabel('Mensagem do cliente').fill(text)
@@ -95,14 +105,24 @@ async function picture(name: string): Promise<void> {
 }
 
 /** The attendant's app sends what the simulator's reply field cannot. */
-async function offer(number: string, content: string, payload: { type: string; [key: string]: unknown }): Promise<void> {
+async function offer(
+  number: string,
+  content: string,
+  payload: { type: string; [key: string]: unknown },
+): Promise<void> {
   const { organizationId: organization_id } = clinic
   const client = asAttendantOf(clinic)
   const { id: contact_id } = valueOf(await client.from('contacts').select('id').eq('phone_number', number).single())
-  const { id: conversation_id } = valueOf(await client.from('conversations').select('id').eq('contact_id', contact_id).single())
+  const { id: conversation_id } = valueOf(
+    await client.from('conversations').select('id').eq('contact_id', contact_id).single(),
+  )
   valueOf(
     await client.rpc('send_message', {
-      organization_id, conversation_id, content, message_type: 'interactive', payload: JSON.parse(JSON.stringify(payload)),
+      organization_id,
+      conversation_id,
+      content,
+      message_type: 'interactive',
+      payload: JSON.parse(JSON.stringify(payload)),
     }),
   )
 }
@@ -127,7 +147,9 @@ async function pick(list: string, row: string | RegExp): Promise<void> {
 test('a customer books with the bot; a person takes over, answers and gives back; the customer cancels', async () => {
   const house = await aTenant(backend, 'Clínica Boa Vista', ['admin', 'attendant'])
   const { userId: user_id } = memberOf(house, 'attendant')
-  valueOf(await asPlatform(backend).from('profiles').upsert({ user_id, first_name: 'Rafael', last_name: 'Moura' }).select())
+  valueOf(
+    await asPlatform(backend).from('profiles').upsert({ user_id, first_name: 'Rafael', last_name: 'Moura' }).select(),
+  )
   await aProfessional(house, 'Dra. Helena', [
     await aService(house, { name: 'Avaliação', price_cents: 15_000 }),
     await aService(house, { name: 'Limpeza de pele', price_cents: 22_000 }),
@@ -197,7 +219,10 @@ test('a customer writes and taps, an attendant takes over, answers, gives back a
 
   await offer(number, 'Com quem você prefere?', {
     type: 'button',
-    buttons: [{ id: 'helena', title: 'Dra. Helena' }, { id: 'andre', title: 'Dr. André' }, { id: 'todos', title: 'Tanto faz' }],
+    buttons: [{ id: 'helena', title: 'Dra. Helena' }, { id: 'andre', title: 'Dr. André' }, {
+      id: 'todos',
+      title: 'Tanto faz',
+    }],
   })
   await phone().getByRole('button', { name: 'Dra. Helena' }).click()
   await seen(phone(), 'Dra. Helena', 'entregue')
@@ -206,7 +231,10 @@ test('a customer writes and taps, an attendant takes over, answers, gives back a
     button: 'Ver horários',
     footer: 'Responda em até 30 minutos',
     sections: [
-      { title: 'Cedo', rows: [{ id: '0800', title: '8h00' }, { id: '0930', title: '9h30', description: 'com a Dra. Helena' }] },
+      {
+        title: 'Cedo',
+        rows: [{ id: '0800', title: '8h00' }, { id: '0930', title: '9h30', description: 'com a Dra. Helena' }],
+      },
       { title: 'Antes do almoço', rows: [{ id: '1100', title: '11h00' }] },
     ],
   })
@@ -221,7 +249,11 @@ test('a customer writes and taps, an attendant takes over, answers, gives back a
   const service = await aService(clinic, { name: 'Avaliação' })
   await aProfessional(clinic, 'Dra. Helena', [service])
   const contact = valueOf(await client.from('contacts').select('id').eq('phone_number', number).single())
-  const booking = await book(clinic, { contact_id: contact.id, service_id: service.id, start_time: at(dayAhead(3), '09:30') })
+  const booking = await book(clinic, {
+    contact_id: contact.id,
+    service_id: service.id,
+    start_time: at(dayAhead(3), '09:30'),
+  })
   const agenda = page.getByRole('region', { name: 'Agenda' })
   await agenda.getByText('Marcado', { exact: true }).waitFor()
   await agenda.getByText('Dra. Helena').waitFor()
@@ -269,7 +301,10 @@ test('a phone is enough to use it, and a keyboard', async () => {
   await page.keyboard.type('Tem vaga hoje?')
   await page.keyboard.press('Enter')
   await seen(phone(), 'Tem vaga hoje?', 'entregue')
-  await offer(number, 'Temos às 15h. Pode ser?', { type: 'button', buttons: [{ id: 's', title: 'Pode' }, { id: 'n', title: 'Não dá' }] })
+  await offer(number, 'Temos às 15h. Pode ser?', {
+    type: 'button',
+    buttons: [{ id: 's', title: 'Pode' }, { id: 'n', title: 'Não dá' }],
+  })
   await phone().getByRole('button', { name: 'Pode', exact: true }).focus()
   await page.keyboard.press('Enter')
   await seen(phone(), 'Pode', 'entregue')
@@ -313,10 +348,12 @@ test('everything has a name, and stands out enough, in the light and in the dark
   }
   const unnamed = await page.locator('button, input, select, textarea, [role="log"]').evaluateAll((nodes) =>
     nodes.filter((node) => {
-      const labels = node instanceof HTMLInputElement || node instanceof HTMLSelectElement || node instanceof HTMLTextAreaElement
-        ? [...node.labels ?? []]
-        : []
-      return !node.getAttribute('aria-label') && !node.textContent?.trim() && !labels.some((label) => label.textContent?.trim())
+      const labels =
+        node instanceof HTMLInputElement || node instanceof HTMLSelectElement || node instanceof HTMLTextAreaElement
+          ? [...node.labels ?? []]
+          : []
+      return !node.getAttribute('aria-label') && !node.textContent?.trim() &&
+        !labels.some((label) => label.textContent?.trim())
     }).map((node) => node.outerHTML)
   )
   expect(unnamed).toEqual([])
@@ -325,13 +362,18 @@ test('everything has a name, and stands out enough, in the light and in the dark
   await phone().evaluate((log) => {
     const watched: Node[] = []
     Object.assign(globalThis, { watched })
-    new MutationObserver((changes) => watched.push(...changes.flatMap(({ addedNodes }) => [...addedNodes]))).observe(log, { childList: true })
+    new MutationObserver((changes) => watched.push(...changes.flatMap(({ addedNodes }) => [...addedNodes]))).observe(
+      log,
+      { childList: true },
+    )
   })
   await reply('Amanhã às 10h, então.')
   await seen(phone(), 'Amanhã às 10h', 'lida')
   await writeAsCustomer('Combinado')
   await seen(phone(), 'Combinado', 'entregue')
-  const added = await page.evaluate(() => (Reflect.get(globalThis, 'watched') as Node[]).map(({ textContent }) => textContent?.replace(/\d\d:\d\d$/, '')))
+  const added = await page.evaluate(() =>
+    (Reflect.get(globalThis, 'watched') as Node[]).map(({ textContent }) => textContent?.replace(/\d\d:\d\d$/, ''))
+  )
   expect(added).toEqual(['Clínica São José: Amanhã às 10h, então.', 'Você: Combinado'])
 })
 

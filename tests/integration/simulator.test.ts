@@ -12,7 +12,16 @@ import type { View } from '../../local/simulator/view.ts'
 import { aProfessional, aService, at, book, dayAhead } from '../support/agendas.ts'
 import { eventually } from '../support/processes.ts'
 import { runningStack } from '../support/running-stack.ts'
-import { aPerson, asAttendantOf, asPlatform, aTenant, memberOf, type Person, type Tenant, valueOf } from '../support/tenants.ts'
+import {
+  aPerson,
+  asAttendantOf,
+  asPlatform,
+  aTenant,
+  memberOf,
+  type Person,
+  type Tenant,
+  valueOf,
+} from '../support/tenants.ts'
 
 const backend = runningStack()
 const { api } = backend.urls
@@ -61,7 +70,10 @@ async function done(path: string, body?: unknown): Promise<unknown> {
 
 async function refused(path: string, body?: unknown): Promise<[number, string]> {
   const { status, text } = await asPage(path, body)
-  return [status, z.object({ error: z.object({ code: z.string(), message: z.string() }) }).parse(JSON.parse(text)).error.code]
+  return [
+    status,
+    z.object({ error: z.object({ code: z.string(), message: z.string() }) }).parse(JSON.parse(text)).error.code,
+  ]
 }
 
 beforeAll(async () => {
@@ -81,7 +93,9 @@ let customers = 0
 
 function aCustomer(name = 'Ana Beatriz'): Customer {
   customers += 1
-  const digits = String(10_000_000 + (Number.parseInt(clinic.organizationId.slice(-5), 16) * 50 + customers) % 10_000_000)
+  const digits = String(
+    10_000_000 + (Number.parseInt(clinic.organizationId.slice(-5), 16) * 50 + customers) % 10_000_000,
+  )
   return { name, phone_number: `+55119${digits}` }
 }
 
@@ -93,7 +107,11 @@ async function write({ name, phone_number }: Customer, says: object, id = random
 
 const text = (text: string) => ({ type: 'text', text })
 
-async function look({ phone_number }: Customer, { userId } = attendant, since?: string): Promise<View & { version: string }> {
+async function look(
+  { phone_number }: Customer,
+  { userId } = attendant,
+  since?: string,
+): Promise<View & { version: string }> {
   const query = new URLSearchParams({
     organization_id: clinic.organizationId,
     phone_number,
@@ -124,7 +142,11 @@ describe('the page', () => {
   test('comes with a policy that lets nothing in but its own files, and is not kept', async () => {
     for (const path of ['', '/']) {
       const { status, headers, text } = await ask(path)
-      expect([status, headers['content-type'], headers['cache-control']]).toEqual([200, 'text/html; charset=utf-8', 'no-store'])
+      expect([status, headers['content-type'], headers['cache-control']]).toEqual([
+        200,
+        'text/html; charset=utf-8',
+        'no-store',
+      ])
       const policy = String(headers['content-security-policy']).split('; ')
       expect(policy).toEqual(expect.arrayContaining([
         "default-src 'none'",
@@ -147,7 +169,9 @@ describe('the page', () => {
     }
     for (const file of files) {
       const source = await readFile(new URL(`../../local/simulator/page/${file}`, import.meta.url), 'utf8')
-      const addresses = (source.match(/\b(?:https?:)?\/\/[\w-]+\.[\w.-]+/g) ?? []).filter((address) => !address.includes('www.w3.org'))
+      const addresses = (source.match(/\b(?:https?:)?\/\/[\w-]+\.[\w.-]+/g) ?? []).filter((address) =>
+        !address.includes('www.w3.org')
+      )
       expect([file, addresses]).toEqual([file, []])
       expect(source).not.toMatch(/innerHTML|outerHTML|insertAdjacentHTML|document\.write|\beval\b|new Function/)
     }
@@ -205,7 +229,9 @@ describe('whoever is not the page', () => {
 
   test('reaches the page by the other name of this machine as well', async () => {
     const host = `localhost:${port}`
-    expect((await ask('/api/organizations', { headers: { ...own(), host, origin: `http://${host}` } })).status).toBe(200)
+    expect((await ask('/api/organizations', { headers: { ...own(), host, origin: `http://${host}` } })).status).toBe(
+      200,
+    )
   })
 })
 
@@ -223,10 +249,17 @@ test('what is asked for wrongly is refused by name', async () => {
   expect(await refused('messages', { ...message, says: text('x'.repeat(4097)) })).toEqual([400, 'invalid_request'])
   expect(await refused('messages', { ...message, says: { type: 'option', message_id: randomUUID(), option_id: 'a' } }))
     .toEqual([404, 'message_not_found'])
-  expect(await refused('control', { ...seen, conversation_id: randomUUID(), action: 'explode' })).toEqual([400, 'invalid_request'])
+  expect(await refused('control', { ...seen, conversation_id: randomUUID(), action: 'explode' })).toEqual([
+    400,
+    'invalid_request',
+  ])
   expect(await refused('control', { ...seen, conversation_id: randomUUID(), action: 'take_over', control_epoch: 0 }))
     .toEqual([400, 'conversation_not_found'])
-  const { status } = await ask('/api/open', { method: 'POST', headers: { 'x-simulator-token': token, 'content-type': 'text/plain' }, body: '{}' })
+  const { status } = await ask('/api/open', {
+    method: 'POST',
+    headers: { 'x-simulator-token': token, 'content-type': 'text/plain' },
+    body: '{}',
+  })
   expect(status).toBe(415)
 })
 
@@ -234,10 +267,15 @@ test('what is asked for wrongly is refused by name', async () => {
 
 test('a tenant gets one number of its own, however many look at once', async () => {
   const shop = await aTenant(backend, 'Pet Shop do Simulador')
-  const opened = await Promise.all(Array.from({ length: 5 }, () => done('open', { organization_id: shop.organizationId })))
+  const opened = await Promise.all(
+    Array.from({ length: 5 }, () => done('open', { organization_id: shop.organizationId })),
+  )
   expect(new Set(opened.map((answer) => JSON.stringify(answer))).size).toBe(1)
   const instances = valueOf(
-    await asPlatform(backend).from('whatsapp_instances').select('name, provider').eq('organization_id', shop.organizationId),
+    await asPlatform(backend).from('whatsapp_instances').select('name, provider').eq(
+      'organization_id',
+      shop.organizationId,
+    ),
   )
   expect(instances).toEqual([{ name: 'Simulador', provider: 'meta_cloud' }])
   expect(opened[0]).toMatchObject({ members: [{ role: 'owner' }], customers: [] })
@@ -270,7 +308,9 @@ test('an attendant takes over, answers in the own name, gives back, closes and o
   await control(ana, 'take_over', { control_epoch })
   expect(await conversationOf(ana)).toMatchObject({ is_bot_controlled: false, assigned_user_id: attendant.userId })
   // Somebody who still looks at what was before.
-  expect(await refused('control', { ...await asked(ana, memberOf(clinic, 'admin')), action: 'take_over', control_epoch }))
+  expect(
+    await refused('control', { ...await asked(ana, memberOf(clinic, 'admin')), action: 'take_over', control_epoch }),
+  )
     .toEqual([400, 'stale_control'])
 
   const reply = { ...await asked(ana), content: 'Bom dia, Ana! 😊', client_message_id: randomUUID() }
@@ -304,7 +344,11 @@ test('a tapped option says what was offered, and answers the message that offere
   const offer = async (payload: object) => {
     const message = valueOf(
       await client.rpc('send_message', {
-        organization_id, conversation_id, content: 'Escolha:', message_type: 'interactive', payload: JSON.parse(JSON.stringify(payload)),
+        organization_id,
+        conversation_id,
+        content: 'Escolha:',
+        message_type: 'interactive',
+        payload: JSON.parse(JSON.stringify(payload)),
       }),
     )
     let whatsappId: string | null = null
@@ -323,13 +367,22 @@ test('a tapped option says what was offered, and answers the message that offere
   await write(ana, { type: 'option', message_id: buttons.id, option_id: 'nao' })
   await write(ana, { type: 'option', message_id: list.id, option_id: 'h9' })
   const option = { type: 'option', message_id: list.id, option_id: 'h11' }
-  expect(await refused('messages', { organization_id, ...ana, id: randomUUID(), says: option })).toEqual([404, 'option_not_found'])
+  expect(await refused('messages', { organization_id, ...ana, id: randomUUID(), says: option })).toEqual([
+    404,
+    'option_not_found',
+  ])
 
   const { messages } = await look(ana)
   const tapped = messages.filter(({ message_type }) => ['button', 'list'].includes(message_type))
-  expect(tapped.map(({ message_type, content, reply_to_whatsapp_message_id }) => [message_type, content, reply_to_whatsapp_message_id]))
+  expect(
+    tapped.map((
+      { message_type, content, reply_to_whatsapp_message_id },
+    ) => [message_type, content, reply_to_whatsapp_message_id]),
+  )
     .toEqual([['button', 'Não', buttons.whatsappId], ['list', '9h', list.whatsappId]])
-  const stored = valueOf(await client.from('messages').select('metadata').in('id', tapped.map(({ id }) => id)).order('id'))
+  const stored = valueOf(
+    await client.from('messages').select('metadata').in('id', tapped.map(({ id }) => id)).order('id'),
+  )
   expect(stored).toMatchObject([
     { metadata: { interactive: { type: 'button_reply', id: 'nao' } } },
     { metadata: { interactive: { type: 'list_reply', id: 'h9', description: 'com a Dra. Helena' } } },
@@ -341,9 +394,14 @@ test('the bookings of a customer who exists are seen', async () => {
   await aProfessional(clinic, 'Dra. Helena', [service])
   const celia = aCustomer('Dona Célia')
   const contact = valueOf(
-    await asAttendantOf(clinic).from('contacts').insert({ organization_id: clinic.organizationId, ...celia }).select().single(),
+    await asAttendantOf(clinic).from('contacts').insert({ organization_id: clinic.organizationId, ...celia }).select()
+      .single(),
   )
-  const booking = await book(clinic, { contact_id: contact.id, service_id: service.id, start_time: at(dayAhead(2), '09:00') })
+  const booking = await book(clinic, {
+    contact_id: contact.id,
+    service_id: service.id,
+    start_time: at(dayAhead(2), '09:00'),
+  })
   expect(booking.status).toBe('scheduled')
   expect((await look(celia)).bookings).toMatchObject([
     { status: 'scheduled', is_live: true, service: { name: 'Avaliação' }, professional: { name: 'Dra. Helena' } },
@@ -353,7 +411,7 @@ test('the bookings of a customer who exists are seen', async () => {
   expect(customers.map(({ phone_number }) => phone_number)).toContain(celia.phone_number)
 })
 
-test('the attendant\'s side can do what the member can, and no more', async () => {
+test("the attendant's side can do what the member can, and no more", async () => {
   const ana = aCustomer()
   await write(ana, text('Segredo'))
   const stranger = await aPerson(backend, 'estranho')
@@ -362,8 +420,14 @@ test('the attendant\'s side can do what the member can, and no more', async () =
   expect((await look(ana, viewer)).messages).toHaveLength(1)
   for (const who of [stranger, viewer]) {
     const target = await asked(ana, who)
-    expect(await refused('reply', { ...target, content: 'Oi', client_message_id: randomUUID() })).toEqual([400, 'not_allowed'])
-    expect(await refused('control', { ...target, action: 'close', satisfaction_score: null })).toEqual([400, 'not_allowed'])
+    expect(await refused('reply', { ...target, content: 'Oi', client_message_id: randomUUID() })).toEqual([
+      400,
+      'not_allowed',
+    ])
+    expect(await refused('control', { ...target, action: 'close', satisfaction_score: null })).toEqual([
+      400,
+      'not_allowed',
+    ])
   }
 })
 
@@ -388,10 +452,20 @@ test('with another Graph API than ours, nothing is connected and nothing goes ou
     const requests = {
       open: { organization_id },
       messages: { organization_id, ...aCustomer(), id: randomUUID(), says: text('Oi') },
-      reply: { organization_id, user_id: attendant.userId, conversation_id: randomUUID(), content: 'Oi', client_message_id: randomUUID() },
+      reply: {
+        organization_id,
+        user_id: attendant.userId,
+        conversation_id: randomUUID(),
+        content: 'Oi',
+        client_message_id: randomUUID(),
+      },
     }
     for (const [name, body] of Object.entries(requests)) {
-      const response = await fetch(`${apiUrl}/simulator/api/${name}`, { method: 'POST', headers, body: JSON.stringify(body) })
+      const response = await fetch(`${apiUrl}/simulator/api/${name}`, {
+        method: 'POST',
+        headers,
+        body: JSON.stringify(body),
+      })
       expect([response.status, await response.json()]).toMatchObject([503, { error: { code: 'another_graph' } }])
     }
   } finally {

@@ -42,7 +42,10 @@ export function faintTexts(): string[] {
     const says = [...node.childNodes].some((child) => child.nodeType === Node.TEXT_NODE && child.textContent?.trim())
     if (!says || !node.checkVisibility() || node.closest('.unseen, :disabled') !== null) return []
     const under = ground(node)
-    const [light = 0, dark = 0] = [luminance(under), luminance(rgba(getComputedStyle(node).color, under))].sort((a, b) => b - a)
+    const [light = 0, dark = 0] = [luminance(under), luminance(rgba(getComputedStyle(node).color, under))].sort((
+      a,
+      b,
+    ) => b - a)
     const ratio = (light + 0.05) / (dark + 0.05)
     return ratio >= 4.5 ? [] : [`${node.textContent?.trim().slice(0, 40)}: ${ratio.toFixed(2)}`]
   })

@@ -86,12 +86,25 @@ export function showAttendant(view, { members, timezone, bot, customer, member }
 function factsOf(conversation, bot, nameOf) {
   const flow = { name: 'Fluxo do robô', value: bot.flow ?? 'Nenhum: o robô não responde' }
   if (conversation === null) return [{ name: 'Conversa', value: 'Ainda não começou' }, flow]
-  const { status, is_open, is_bot_controlled, assigned_user_id, control_epoch, priority, escalation_reason, satisfaction_score } = conversation
+  const {
+    status,
+    is_open,
+    is_bot_controlled,
+    assigned_user_id,
+    control_epoch,
+    priority,
+    escalation_reason,
+    satisfaction_score,
+  } = conversation
   /** @type {{ name: string, value: string, mood?: string }[]} */
   const list = [{ name: 'Conversa', value: CONVERSATION[status] ?? status, mood: status }]
   if (is_open) {
     const human = status === 'waiting_human' && assigned_user_id === null ? 'Ninguém ainda' : nameOf(assigned_user_id)
-    list.push({ name: 'No controle', value: is_bot_controlled ? 'Robô' : human, mood: is_bot_controlled ? 'bot' : 'human' })
+    list.push({
+      name: 'No controle',
+      value: is_bot_controlled ? 'Robô' : human,
+      mood: is_bot_controlled ? 'bot' : 'human',
+    })
   }
   list.push({ name: 'Trocas de controle', value: String(control_epoch) })
   if (is_open && is_bot_controlled) list.push(flow)
@@ -104,7 +117,13 @@ function factsOf(conversation, bot, nameOf) {
 /** @param {View['messages'][number]} message @param {(userId: string | null) => string} nameOf @param {string} timezone */
 function entry(message, nameOf, timezone) {
   const isOurs = message.direction === 'outbound'
-  const who = { contact: 'Cliente', bot: 'Robô', ai: 'IA', system: 'Sistema', human: nameOf(message.sender_user_id) }[message.sender]
+  const who = {
+    contact: 'Cliente',
+    bot: 'Robô',
+    ai: 'IA',
+    system: 'Sistema',
+    human: nameOf(message.sender_user_id),
+  }[message.sender]
   const place = meta(message.created_at, timezone)
   if (isOurs) {
     const { shape, label, isRead } = fateOf(message.status)
@@ -119,13 +138,21 @@ function entry(message, nameOf, timezone) {
   )
   const choice = optionsOf(message)
   if (choice !== null) {
-    const titles = (choice.type === 'button' ? choice.options : choice.sections.flatMap(({ rows }) => rows)).map(({ title }) => title)
+    const titles = (choice.type === 'button' ? choice.options : choice.sections.flatMap(({ rows }) => rows)).map((
+      { title },
+    ) => title)
     place.before(element('span', { class: 'footer' }, `Opções: ${titles.join(' · ')}`))
   }
   if (message.status === 'failed') {
-    place.before(element('span', { class: 'problem' }, message.error_code === 'superseded'
-      ? 'Não saiu: a conversa trocou de mãos'
-      : `Não saiu: ${message.error_message ?? message.error_code ?? 'sem motivo'}`))
+    place.before(
+      element(
+        'span',
+        { class: 'problem' },
+        message.error_code === 'superseded'
+          ? 'Não saiu: a conversa trocou de mãos'
+          : `Não saiu: ${message.error_message ?? message.error_code ?? 'sem motivo'}`,
+      ),
+    )
   }
   return element('div', { class: `row ${isOurs ? 'own' : 'other'}` }, bubble)
 }

@@ -11,7 +11,16 @@ const nameField = byId('customer-name', HTMLInputElement)
 const numberField = byId('customer-number', HTMLInputElement)
 const problem = byId('customer-problem', HTMLElement)
 
-const NAMES = ['Maria Aparecida', 'João Pedro', 'Luciana Reis', 'Seu Antônio', 'Patrícia Gomes', 'Rafael Nunes', 'Dona Célia', 'Bia Torres']
+const NAMES = [
+  'Maria Aparecida',
+  'João Pedro',
+  'Luciana Reis',
+  'Seu Antônio',
+  'Patrícia Gomes',
+  'Rafael Nunes',
+  'Dona Célia',
+  'Bia Torres',
+]
 
 /** @param {(customer: Customer) => void} choose */
 export function startCustomers(choose) {
@@ -35,8 +44,8 @@ export function startCustomers(choose) {
 export function openNewCustomer() {
   const random = crypto.getRandomValues(new Uint32Array(2))
   nameField.value = NAMES[(random[0] ?? 0) % NAMES.length] ?? ''
-  // Mobile numbers from 900 on are nobody's.
-  numberField.value = `(11) 90${String((random[1] ?? 0) % 1000).padStart(3, '0')}-${String((random[0] ?? 0) % 10_000).padStart(4, '0')}`
+  // A mobile number that begins with 90000 is nobody's; the seed's and the simulator's own are below 5000.
+  numberField.value = `(11) 90000-${5000 + (random[1] ?? 0) % 5000}`
   problem.textContent = ''
   dialog.showModal()
   nameField.select()

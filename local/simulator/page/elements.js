@@ -72,7 +72,12 @@ export function tick(shape, label, isRead) {
   const path = document.createElementNS(SVG, 'path')
   path.setAttribute('d', SHAPES[shape])
   drawing.append(path)
-  const made = element('span', { class: `tick ${shape}${isRead ? ' read' : ''}`, role: 'img', 'aria-label': label, title: label })
+  const made = element('span', {
+    class: `tick ${shape}${isRead ? ' read' : ''}`,
+    role: 'img',
+    'aria-label': label,
+    title: label,
+  })
   made.append(drawing)
   return made
 }

@@ -101,7 +101,12 @@ async function findOrganizations() {
   const asked = new URLSearchParams(location.hash.slice(1))
   const first = organizations.find(({ id }) => id === asked.get('empresa')) ?? organizations[0]
   const number = asked.get('telefone')
-  if (first !== undefined) await useOrganization(first.id, number === null ? null : { name: asked.get('nome') ?? number, phone_number: number })
+  if (first !== undefined) {
+    await useOrganization(
+      first.id,
+      number === null ? null : { name: asked.get('nome') ?? number, phone_number: number },
+    )
+  }
 }
 
 /** @param {string} id @param {Customer | null} [wanted] */
@@ -125,7 +130,11 @@ async function useOrganization(id, wanted = null) {
   bot = opened.bot
   customers = opened.customers
   customer = null
-  fill(memberField, members.map(({ user_id, name, role }) => ({ value: user_id, label: `${name} (${ROLES[role] ?? role})` })), members[0]?.user_id ?? '')
+  fill(
+    memberField,
+    members.map(({ user_id, name, role }) => ({ value: user_id, label: `${name} (${ROLES[role] ?? role})` })),
+    members[0]?.user_id ?? '',
+  )
   labelPhone(chosen.name, opened.number.phone_number)
   stage.hidden = members.length === 0
   if (members.length === 0) return trouble('Ninguém atende esta empresa ainda: convide alguém, ou rode npm run seed.')
@@ -143,7 +152,11 @@ function useCustomer(chosen) {
   choice++
   customer = chosen
   view = null
-  fill(customerField, customers.map((item) => ({ value: item.phone_number, label: customerLabel(item) })), chosen.phone_number)
+  fill(
+    customerField,
+    customers.map((item) => ({ value: item.phone_number, label: customerLabel(item) })),
+    chosen.phone_number,
+  )
   const remembered = new URLSearchParams({ empresa: organization.id, telefone: chosen.phone_number, nome: chosen.name })
   history.replaceState(null, '', `#${remembered}`)
   render(true)
@@ -201,7 +214,10 @@ async function look() {
   const isFirst = view === null
   view = answer
   const stored = new Set(answer.messages.map(({ whatsapp_message_id }) => whatsapp_message_id))
-  underWay.set(place(), pendingHere().filter(({ whatsapp_message_id }) => whatsapp_message_id === null || !stored.has(whatsapp_message_id)))
+  underWay.set(
+    place(),
+    pendingHere().filter(({ whatsapp_message_id }) => whatsapp_message_id === null || !stored.has(whatsapp_message_id)),
+  )
   render(isFirst)
 }
 
@@ -215,7 +231,14 @@ function again() {
 function render(toTheEnd = false) {
   if (organization === null || customer === null) return
   const { name, timezone } = organization
-  showPhone(view?.messages ?? [], pendingHere(), { organization: name, timezone, now: new Date(), send, retry, toTheEnd })
+  showPhone(view?.messages ?? [], pendingHere(), {
+    organization: name,
+    timezone,
+    now: new Date(),
+    send,
+    retry,
+    toTheEnd,
+  })
   showAttendant(view, { members, timezone, bot, customer, member: memberField.value }, toTheEnd)
   showBookings(view?.bookings ?? [], timezone)
 }
@@ -235,7 +258,14 @@ function pendingHere() {
 function send(text, says) {
   if (customer === null) return openNewCustomer()
   /** @type {Pending} */
-  const pending = { id: crypto.randomUUID(), text, says, at: new Date().toISOString(), whatsapp_message_id: null, failed: false }
+  const pending = {
+    id: crypto.randomUUID(),
+    text,
+    says,
+    at: new Date().toISOString(),
+    whatsapp_message_id: null,
+    failed: false,
+  }
   underWay.set(place(), [...pendingHere(), pending])
   deliver(pending)
 }

@@ -1,6 +1,6 @@
 // The customer's phone: what reached it, what was written on it and is still under way, and the options to tap.
 
-import { byId, button, composer, element, formatted, keepingTheEnd, show, tick, unseen } from './elements.js'
+import { button, byId, composer, element, formatted, keepingTheEnd, show, tick, unseen } from './elements.js'
 import { clock, dayName, fateOf, initials, mediaWord, readable } from './words.js'
 
 /**
@@ -79,7 +79,12 @@ export function showPhone(messages, pending, { organization, timezone, now, send
 function messageBubble(message, { organization, timezone, send }) {
   const isOwn = message.direction === 'inbound'
   const choice = isOwn ? null : optionsOf(message)
-  const bubble = element('div', { class: 'bubble' }, unseen(isOwn ? 'Você: ' : `${organization}: `), ...contentOf(message))
+  const bubble = element(
+    'div',
+    { class: 'bubble' },
+    unseen(isOwn ? 'Você: ' : `${organization}: `),
+    ...contentOf(message),
+  )
   bubble.append(meta(message.created_at, timezone))
   const row = element('div', { class: `row ${isOwn ? 'own' : 'other'}` }, bubble)
   if (choice === null) return row
@@ -87,8 +92,16 @@ function messageBubble(message, { organization, timezone, send }) {
     send(option.title, { type: 'option', message_id: message.id, option_id: option.id })
   row.append(
     choice.type === 'button'
-      ? element('div', { class: 'options', role: 'group', 'aria-label': 'Opções' }, ...choice.options.map((option) => button(option.title, () => tap(option))))
-      : element('div', { class: 'options' }, button(choice.label, () => openList(choice, tap), { class: 'opens-list', 'aria-haspopup': 'dialog' })),
+      ? element(
+        'div',
+        { class: 'options', role: 'group', 'aria-label': 'Opções' },
+        ...choice.options.map((option) => button(option.title, () => tap(option))),
+      )
+      : element(
+        'div',
+        { class: 'options' },
+        button(choice.label, () => openList(choice, tap), { class: 'opens-list', 'aria-haspopup': 'dialog' }),
+      ),
   )
   return row
 }
@@ -127,7 +140,9 @@ function showFate(node, { shape, label, isRead }) {
 
 /** @param {Pending} pending @param {{ timezone: string, retry: (pending: Pending) => void }} context */
 function pendingBubble(pending, { timezone, retry }) {
-  const content = pending.says.type === 'image' ? mediaBox('image') : element('span', { class: 'text' }, ...formatted(pending.text))
+  const content = pending.says.type === 'image'
+    ? mediaBox('image')
+    : element('span', { class: 'text' }, ...formatted(pending.text))
   const bubble = element('div', { class: 'bubble' }, unseen('Você: '), content, meta(pending.at, timezone))
   const row = element('div', { class: 'row own' }, bubble)
   if (pending.failed) row.append(element('div', { class: 'options' }, button('Tentar de novo', () => retry(pending))))
