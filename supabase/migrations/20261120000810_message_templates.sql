@@ -269,7 +269,8 @@ create table public.message_templates (
   constraint message_templates_name_language_key unique (organization_id, name, language),
   constraint message_templates_name_length_check check (length(btrim(name)) between 1 and 120),
   constraint message_templates_language_format_check check (language ~ '^[a-z]{2}(_[A-Z]{2})?$'),
-  constraint message_templates_provider_template_name_format_check check (provider_template_name ~ '^[a-z0-9_]{1,512}$'),
+  constraint message_templates_provider_template_name_format_check check (
+    provider_template_name ~ '^[a-z0-9_]+$' and length(provider_template_name) <= 512),
   constraint message_templates_provider_template_check check ((provider_template_name is null) = (provider_template_status is null))
 );
 comment on table public.message_templates is 'What an organization says in its own words: texts with {{variables}}, checked when they are saved.';

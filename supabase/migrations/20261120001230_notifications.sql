@@ -1055,7 +1055,8 @@ begin
         where later.organization_id = notification.organization_id
           and later.booking_id = notification.booking_id
           and later.type = 'reminder'
-          and later.status = 'pending'
+          and later.booking_start_time = notification.booking_start_time
+          and later.status in ('pending', 'sent')
           and later.scheduled_for <= at
           and (notification.type = 'confirmation' or later.offset_minutes < notification.offset_minutes)
       ) then
@@ -1091,6 +1092,7 @@ begin
     where n.organization_id = notification.organization_id
       and n.contact_id = notification.contact_id
       and n.sent_at >= date_trunc('day', at at time zone zone) at time zone zone
+      and n.sent_at < (date_trunc('day', at at time zone zone) + interval '1 day') at time zone zone
       and n.id <> notification.id
   ) >= settings.notification_daily_cap then
     return 'daily_cap';
@@ -1452,7 +1454,10 @@ begin
   join public.notifications n
     on n.organization_id = i.organization_id and n.contact_id = i.contact_id and n.status = 'pending' and n.followup_id is not null
   join public.scheduled_followups f on f.organization_id = n.organization_id and f.id = n.followup_id and f.type = 'no_reply'
-  where i.direction = 'inbound' and i.sender = 'contact' and least(i.sent_at, i.created_at) > n.created_at
+  where i.direction = 'inbound'
+    and i.sender = 'contact'
+    -- News of before it was planned, delivered late, is none; WhatsApp's clock need not be ours.
+    and least(i.sent_at, i.created_at) > n.created_at - interval '1 minute'
   group by n.organization_id;
 
   for said in
@@ -1478,7 +1483,8 @@ begin
       where p.organization_id = (said.message).organization_id
         and p.id = (said.message).contact_id
         and (p.opted_out_at is null) = (wish = 'opt_out')
-        and said.at > coalesce(greatest(p.opted_in_at, p.opted_out_at), '-infinity');
+        -- WhatsApp's clock has whole seconds.
+        and said.at >= date_trunc('second', coalesce(greatest(p.opted_in_at, p.opted_out_at), '-infinity'));
       -- Said again, or "voltar" by somebody who never left, it is a word for the flow.
       if found then
         claimed := row(null, wish);
@@ -1568,27 +1574,27 @@ begin
   where b.organization_id = notification.organization_id and b.id = notification.booking_id;
   spoken := private.spoken_moment(booking.start_time, private.zone_of(booking.organization_id, booking.location_id), at);
   if booking.status = 'cancelled' then
-    return row('cancelled_before', 'Esse horário já foi cancelado. Se quiser marcar outro, é só responder por aqui.', null, null);
+    return row('cancelled_before', 'Esse horário já foi cancelado. Se quiser marcar outro, é só responder por aqui.', null, null)::private.notification_reply;
   elsif booking.start_time <= at or booking.status not in ('scheduled', 'confirmed') then
-    return row('over', 'Esse horário já passou. Se precisar de alguma coisa, é só responder por aqui.', null, null);
+    return row('over', 'Esse horário já passou. Se precisar de alguma coisa, é só responder por aqui.', null, null)::private.notification_reply;
   elsif booking.start_time <> notification.booking_start_time and answer <> 'reschedule' then
     return row('moved',
       format('Esse horário mudou: agora está marcado para %s. Podemos contar com a sua presença?', spoken),
-      jsonb_build_object('type', 'button', 'buttons', buttons), null);
+      jsonb_build_object('type', 'button', 'buttons', buttons), null)::private.notification_reply;
   end if;
   case answer
     when 'confirm' then
       perform private.confirm_booking(booking.id, 'patient', 'whatsapp', booking.organization_id);
-      return row('confirmed', format('Presença confirmada! ✅ Esperamos você: %s.', spoken), null, 'confirm');
+      return row('confirmed', format('Presença confirmada! ✅ Esperamos você: %s.', spoken), null, 'confirm')::private.notification_reply;
     when 'cancel' then
       perform private.customer_is_told(booking.contact_id);
       perform private.cancel_booking(booking.id, 'Cancelado pelo cliente no WhatsApp', booking.organization_id);
-      return row('cancelled', 'Pronto, seu horário foi cancelado. Se quiser marcar outro, é só responder por aqui.', null, 'cancel');
+      return row('cancelled', 'Pronto, seu horário foi cancelado. Se quiser marcar outro, é só responder por aqui.', null, 'cancel')::private.notification_reply;
     when 'reschedule' then
-      return row('reschedule', null, null, 'reschedule');
+      return row('reschedule', null, null, 'reschedule')::private.notification_reply;
     else
       return row('asked', 'Entendi. Você prefere remarcar ou cancelar?',
-        jsonb_build_object('type', 'button', 'buttons', buttons - 0), null);
+        jsonb_build_object('type', 'button', 'buttons', buttons - 0), null)::private.notification_reply;
   end case;
 end;
 $$;
@@ -1612,7 +1618,7 @@ begin
     perform private.customer_is_told(entry.contact_id);
     if answer = 'decline' and entry.status = 'offered' then
       perform private.leave_waiting_list(entry.id, entry.organization_id);
-      return row('declined', 'Tudo bem, obrigado por avisar! Se quiser voltar para a lista de espera, é só responder por aqui.', null, 'decline');
+      return row('declined', 'Tudo bem, obrigado por avisar! Se quiser voltar para a lista de espera, é só responder por aqui.', null, 'decline')::private.notification_reply;
     elsif answer = 'accept' then
       begin
         booking := private.accept_waiting_list_offer(entry.id, entry.organization_id);
@@ -1625,10 +1631,10 @@ begin
     return row('accepted',
       format('Prontinho! ✅ O horário é seu: %s.',
         private.spoken_moment(booking.start_time, private.zone_of(booking.organization_id, booking.location_id), at)),
-      null, 'accept');
+      null, 'accept')::private.notification_reply;
   end if;
   return row('offer_over',
-    'Que pena, esse horário não está mais reservado para você. Se quiser tentar outro, é só responder por aqui.', null, null);
+    'Que pena, esse horário não está mais reservado para você. Se quiser tentar outro, é só responder por aqui.', null, null)::private.notification_reply;
 end;
 $$;
 comment on function private.answer_offer(public.notifications, text, timestamptz) is

@@ -252,8 +252,6 @@ begin
   values (t.organization_id, t.contact_id, '2020-01-07T12:00Z', 'cancelled');
   insert into public.notifications (organization_id, contact_id, booking_id, type, scheduled_for, status)
   values (t.organization_id, t.contact_id, t.booking_id, 'reminder', '2020-01-05T12:00Z', 'cancelled');
-  insert into private.notification_answers (organization_id, message_id, answer, outcome)
-  values (t.organization_id, t.message_id, 'opt_in', 'opted_in');
   with merge as (
     insert into public.contact_merges (organization_id, kept_contact_id, merged_contact_id, undone_at)
     select t.organization_id, t.contact_id, c.id, now()

@@ -1,0 +1,571 @@
+-- A customer is reminded once, at the right local time, not in quiet hours, not of what was cancelled, not against his wish;
+-- and what he answers is done.
+begin;
+-- What this story defines may run as anyone; rolled back with the rest.
+alter default privileges grant execute on functions to public;
+select no_plan();
+
+select tests.a_tenant('clinic');
+select tests.a_tenant('petshop');
+-- A message like any other: its id says when.
+update public.messages set id = private.uuid_v7() where whatsapp_message_id like 'first-of-%';
+
+create function pg_temp.as_member(role text)
+returns void
+language sql
+as $$ select tests.authenticate_as(tests.the('clinic', role || '_id')) $$;
+create function pg_temp.clinic()
+returns uuid
+language sql
+as $$ select tests.the('clinic', 'organization_id') $$;
+create function pg_temp.maria()
+returns uuid
+language sql
+as $$ select tests.the('clinic', 'contact_id') $$;
+create sequence pg_temp.ids;
+grant all on sequence pg_temp.ids to public;
+
+-- Tomorrow and later, so many days from today, at a local time.
+create function pg_temp.day(days int, local_time time, zone text default 'America/Sao_Paulo')
+returns timestamptz
+language sql
+as $$ select ((now() at time zone zone)::date + days + local_time) at time zone zone $$;
+create function pg_temp.book(start_time timestamptz, creator public.booking_creator default 'system', who uuid default null)
+returns uuid
+language plpgsql
+as $$
+begin
+  perform tests.authenticate_as_nobody();
+  return (private.create_booking(
+    coalesce(who, pg_temp.maria()), tests.the('clinic', 'service_id'), start_time, null, null, null, null, creator, true, null, null,
+    pg_temp.clinic())).id;
+end;
+$$;
+-- The notifications of a booking, in local time.
+create function pg_temp.told(booking uuid, zone text default 'America/Sao_Paulo')
+returns text
+language sql
+as $$
+  select string_agg(concat_ws(' ', n.type, n.offset_minutes, to_char(n.scheduled_for at time zone zone, 'DD/MM HH24:MI'), n.status, n.reason), E'\n'
+    order by n.type, n.scheduled_for, n.id)
+  from public.notifications n where n.booking_id = told.booking and n.type in ('reminder', 'feedback')
+$$;
+create function pg_temp.of_type(booking uuid, type public.notification_type)
+returns public.notifications
+language sql
+as $$ select n from public.notifications n where n.booking_id = of_type.booking and n.type = of_type.type order by n.id desc limit 1 $$;
+create function pg_temp.writes(at timestamptz)
+returns void
+language sql
+as $$ update public.conversations set last_inbound_at = at where organization_id = pg_temp.clinic() $$;
+-- The clock strikes: what is due at that moment is sent, or not; what came of it. Maria wrote an hour ago.
+create function pg_temp.strike(at timestamptz, window_open boolean default true)
+returns text
+language plpgsql
+as $$
+declare
+  job record;
+  results text[] := '{}';
+begin
+  perform tests.authenticate_as_nobody();
+  if window_open then
+    perform pg_temp.writes(at - interval '1 hour');
+  end if;
+  perform private.enqueue_due_notifications(at);
+  for job in
+    select c.* from public.claim_jobs('test', 50, array['send_notification']) c
+  loop
+    results := results || (private.send_notification(
+      jsonb_build_object('organization_id', job.organization_id, 'id', job.id, 'fencing_token', job.fencing_token), at) ->> 'reason');
+  end loop;
+  return coalesce((select string_agg(r, ', ' order by r) from unnest(results) r), 'nothing');
+end;
+$$;
+-- Of what this part of the story is not about.
+create function pg_temp.forget(variadic types public.notification_type[])
+returns void
+language sql
+as $$
+  delete from public.notifications n where n.type = any (types);
+  delete from public.message_queue q where q.job_type = 'send_notification' and not exists (
+    select from public.notifications n where n.id = (q.payload ->> 'notification_id')::uuid)
+$$;
+create function pg_temp.last_words()
+returns public.messages
+language sql
+as $$
+  select m from public.messages m where m.organization_id = pg_temp.clinic() and m.direction = 'outbound' order by m.id desc limit 1
+$$;
+-- Maria writes, or taps; what came of it, by the worker.
+create function pg_temp.says(words text, tapped text default null, quoting text default null, at timestamptz default now(), sender text default '5511987654321')
+returns text
+language plpgsql
+as $$
+declare
+  id constant text := 'in-' || nextval('pg_temp.ids');
+  job record;
+  results text[] := '{}';
+begin
+  perform tests.authenticate_as_nobody();
+  perform tests.deliver('clinic', tests.a_message(id, sender, words, at) || jsonb_strip_nulls(jsonb_build_object(
+    'message_type', case when tapped is null then 'text' else 'button' end,
+    'reply_to_whatsapp_message_id', quoting,
+    'metadata', case when tapped is not null then jsonb_build_object('interactive', jsonb_build_object('id', tapped)) end)));
+  for job in
+    select c.* from public.claim_jobs('test', 50, array['answer_notification']) c
+  loop
+    results := results || (private.answer_notification(
+      jsonb_build_object('organization_id', job.organization_id, 'id', job.id, 'fencing_token', job.fencing_token)) ->> 'reason');
+  end loop;
+  return coalesce((select string_agg(r, ', ') from unnest(results) r), 'nothing');
+end;
+$$;
+create function pg_temp.status(booking uuid)
+returns text
+language sql
+as $$ select concat_ws(' ', b.status, b.confirmed_by, b.confirmation_method, b.cancellation_reason) from public.bookings b where b.id = booking $$;
+create temporary table it (name text primary key, id uuid);
+grant all on it to public;
+create function pg_temp.the(name text)
+returns uuid
+language sql
+as $$ select i.id from it i where i.name = the.name $$;
+
+-- Scheduled with the booking ------------------------------------------------------------------------------------------
+insert into it values ('visit', pg_temp.book(pg_temp.day(3, '14:30'), 'flow'));
+select is(pg_temp.told(pg_temp.the('visit')),
+  format(E'reminder 1440 %s 14:30 pending\nreminder 120 %s 12:30 pending', to_char(pg_temp.day(2, '12:00'), 'DD/MM'), to_char(pg_temp.day(3, '12:00'), 'DD/MM')),
+  'a booking brings its reminders: a day and two hours before');
+select is((pg_temp.of_type(pg_temp.the('visit'), 'confirmation')).id, null, 'the bot that booked has said so itself');
+insert into it values ('soon', pg_temp.book(now() + interval '90 minutes'));
+select is(pg_temp.told(pg_temp.the('soon')), null, 'reminders whose time is over are not made up for');
+select is((pg_temp.of_type(pg_temp.the('soon'), 'confirmation')).status, 'pending', 'what somebody else booked, the customer is told');
+select private.cancel_booking(pg_temp.the('soon'), null, pg_temp.clinic());
+select is((pg_temp.of_type(pg_temp.the('soon'), 'confirmation')).reason, 'booking_cancelled', 'unless it is cancelled before');
+select pg_temp.forget('cancellation', 'confirmation');
+
+select private.reschedule_booking(pg_temp.the('visit'), pg_temp.day(4, '09:00'), null, null, true, pg_temp.clinic());
+select is(pg_temp.told(pg_temp.the('visit')),
+  format(E'reminder 1440 %s 09:00 pending\nreminder 120 %s 07:00 pending', to_char(pg_temp.day(3, '12:00'), 'DD/MM'), to_char(pg_temp.day(4, '12:00'), 'DD/MM')),
+  'moved with it');
+select pg_temp.forget('confirmation');
+select is(pg_temp.strike(pg_temp.day(2, '14:30')), 'nothing', 'at the old time nothing goes out');
+
+-- Sent, once ------------------------------------------------------------------------------------------------------------
+select is(pg_temp.strike(pg_temp.day(3, '08:59')), 'nothing', 'a minute early is too early');
+select is(pg_temp.strike(pg_temp.day(3, '09:00')), 'sent', 'at the right local time it goes out');
+select is(pg_temp.strike(pg_temp.day(3, '09:00')), 'nothing', 'once');
+select is((pg_temp.last_words()).content,
+  format('Olá, Maria! 😊 Passando para lembrar do seu horário na clinic: Consulta com Ana, amanhã, %s, às 9h. Podemos contar com a sua presença?',
+    private.spoken_date(pg_temp.day(4, '09:00')::date)), 'in our words, where the clinic has none');
+select results_eq(
+  $$ select b ->> 'title' from jsonb_array_elements((pg_temp.last_words()).payload -> 'buttons') b $$,
+  $$ values ('Confirmar'), ('Remarcar'), ('Cancelar') $$, 'with three buttons');
+select is((pg_temp.last_words()).sender, 'system', 'whoever is in control');
+select is((pg_temp.last_words()).client_message_id, 'notification:' || (pg_temp.of_type(pg_temp.the('visit'), 'reminder')).id, 'under the id of its notification')
+where (pg_temp.of_type(pg_temp.the('visit'), 'reminder')).offset_minutes = 1440;
+
+-- Two jobs for one, as a worker that was taken for dead leaves them.
+select is(count(*), 1::bigint, 'a second job finds it sent, and there is one message') from (
+  select public.send_notification(jsonb_build_object('organization_id', c.organization_id, 'id', c.id, 'fencing_token', c.fencing_token))
+  from public.enqueue_job(pg_temp.clinic(), 'send_notification', jsonb_build_object('notification_id', (
+    select n.id from public.notifications n where n.booking_id = pg_temp.the('visit') and n.status = 'sent')))
+  cross join lateral public.claim_jobs('test', 1, array['send_notification']) c) again
+join public.messages m on m.client_message_id like 'notification:%';
+
+-- Quiet hours -----------------------------------------------------------------------------------------------------------
+select is(pg_temp.strike(pg_temp.day(4, '07:00')), 'quiet_hours', 'two hours before nine it is quiet');
+select is(pg_temp.strike(pg_temp.day(4, '07:59')), 'nothing', 'nor a minute before their end');
+select is(pg_temp.strike(pg_temp.day(4, '08:00')), 'sent', 'at their end it goes out: the visit is still to come');
+insert into it values ('early', pg_temp.book(pg_temp.day(10, '08:00'), 'flow'));
+delete from public.notifications where booking_id = pg_temp.the('early') and offset_minutes = 1440;
+select is(pg_temp.strike(pg_temp.day(10, '06:00')), 'quiet_hours', 'before a visit at eight it stays quiet');
+select is(concat_ws(' ', n.status, n.reason), 'skipped quiet_hours', 'and says why nobody was reminded')
+from pg_temp.of_type(pg_temp.the('early'), 'reminder') n;
+
+select is(
+  to_char(private.end_of_quiet_hours(quiet, zone, at::timestamptz) at time zone zone, 'YYYY-MM-DD HH24:MI'), ends, format('%s in %s: quiet until %s', at, zone, ends))
+from (values
+  ('{"starts_at": "21:00", "ends_at": "08:00"}'::jsonb, 'America/Sao_Paulo', '2027-01-10T20:59-03', null::text),
+  ('{"starts_at": "21:00", "ends_at": "08:00"}', 'America/Sao_Paulo', '2027-01-10T21:00-03', '2027-01-11 08:00'),
+  ('{"starts_at": "21:00", "ends_at": "08:00"}', 'America/Sao_Paulo', '2027-01-10T07:59-03', '2027-01-10 08:00'),
+  ('{"starts_at": "21:00", "ends_at": "08:00"}', 'America/Sao_Paulo', '2027-01-10T08:00-03', null),
+  ('{"starts_at": "12:00", "ends_at": "13:30"}', 'America/Sao_Paulo', '2027-01-10T12:00-03', '2027-01-10 13:30'),
+  ('{"starts_at": "12:00", "ends_at": "13:30"}', 'America/Sao_Paulo', '2027-01-10T00:00-03', null),
+  ('{}', 'America/Sao_Paulo', '2027-01-10T03:00-03', null),
+  -- The night in which the clock goes forward is an hour shorter, the one in which it goes back an hour longer.
+  ('{"starts_at": "21:00", "ends_at": "08:00"}', 'America/New_York', '2027-03-13T22:00-05', '2027-03-14 08:00'),
+  ('{"starts_at": "21:00", "ends_at": "08:00"}', 'America/New_York', '2027-11-06T22:00-04', '2027-11-07 08:00'),
+  ('{"starts_at": "21:00", "ends_at": "02:30"}', 'America/New_York', '2027-03-13T22:00-05', '2027-03-14 03:30'),
+  -- 1:15 comes twice: the quiet hours end once it is half past one for the second time.
+  ('{"starts_at": "21:00", "ends_at": "01:30"}', 'America/New_York', '2027-11-07T01:15-04', '2027-11-07 01:30'),
+  ('{"starts_at": "21:00", "ends_at": "01:30"}', 'America/New_York', '2027-11-07T01:15-05', '2027-11-07 01:30')
+) q (quiet, zone, at, ends);
+select is(private.end_of_quiet_hours('{"starts_at": "21:00", "ends_at": "08:00"}', 'America/New_York', '2027-03-13T22:00-05'), '2027-03-14T12:00Z', 'nine hours of that night');
+select is(private.end_of_quiet_hours('{"starts_at": "21:00", "ends_at": "08:00"}', 'America/New_York', '2027-11-06T22:00-04'), '2027-11-07T13:00Z', 'eleven of the other');
+select throws_ok(
+  format($$ update public.organization_settings set quiet_hours = %L where organization_id = pg_temp.clinic() $$, bad), '23514', null, format('%s are no quiet hours', bad))
+from unnest(array['{"starts_at": "25:00", "ends_at": "08:00"}', '{"starts_at": "21:00"}', '{"starts_at": "08:00", "ends_at": "08:00"}', '[]']) bad;
+
+-- Daylight saving, by an injected clock ---------------------------------------------------------------------------------
+select is(to_char(private.reminder_time(visit::timestamptz, minutes, zone) at time zone zone, 'DD/MM HH24:MI'), due, format('%s minutes before %s in %s', minutes, visit, zone))
+from (values
+  ('2027-03-14T10:00-04', 1440, 'America/New_York', '13/03 10:00'),
+  ('2027-03-14T10:00-04', 120, 'America/New_York', '14/03 08:00'),
+  ('2027-03-14T03:30-04', 120, 'America/New_York', '14/03 00:30'),
+  ('2027-11-07T10:00-05', 1440, 'America/New_York', '06/11 10:00'),
+  ('2027-11-07T10:00-05', 2880, 'America/New_York', '05/11 10:00'),
+  ('2027-04-04T09:00-04', 1440, 'America/Santiago', '03/04 09:00'),
+  ('2027-03-10T09:00-03', 1440, 'America/Sao_Paulo', '09/03 09:00')
+) r (visit, minutes, zone, due);
+update public.organizations set timezone = 'America/New_York' where id = pg_temp.clinic();
+insert into it values ('spring', pg_temp.book('2027-03-14T10:00-04', 'flow')), ('autumn', pg_temp.book('2027-11-07T10:00-05', 'flow'));
+select is(pg_temp.strike('2027-03-13T09:59-05'), 'nothing', 'the day before the clock goes forward: not before ten, local time');
+select is(pg_temp.strike('2027-03-13T10:00-05'), 'sent', 'but at ten, 23 hours before');
+select alike((pg_temp.last_words()).content, '%amanhã, domingo, 14 de março, às 10h.%', 'and tells the hour that the wall clock will show');
+select is(pg_temp.strike('2027-03-14T07:59-04'), 'nothing', 'in the morning two hours are two hours');
+select is(pg_temp.strike('2027-03-14T08:00-04'), 'sent', 'at eight, which is the end of the quiet hours');
+select is(pg_temp.strike('2027-11-06T09:59-04'), 'nothing', 'the day before it goes back: not before ten');
+select is(pg_temp.strike('2027-11-06T10:00-04'), 'sent', 'but at ten, 25 hours before');
+select is(pg_temp.strike('2027-11-07T07:59-05'), 'nothing', 'nor on the day');
+select is(pg_temp.strike('2027-11-07T08:00-05'), 'sent', 'before eight');
+select is(count(*), 4::bigint, 'four reminders, four messages')
+from public.notifications n join public.messages m on m.id = n.message_id where n.booking_id in (pg_temp.the('spring'), pg_temp.the('autumn'));
+update public.organizations set timezone = 'America/Sao_Paulo' where id = pg_temp.clinic();
+
+-- Not sent ----------------------------------------------------------------------------------------------------------------
+insert into it values ('cancelled', pg_temp.book(pg_temp.day(20, '15:00'), 'flow'));
+select private.cancel_booking(pg_temp.the('cancelled'), null, pg_temp.clinic());
+select is(pg_temp.told(pg_temp.the('cancelled')),
+  format(E'reminder 1440 %s 15:00 cancelled booking_cancelled\nreminder 120 %s 13:00 cancelled booking_cancelled', to_char(pg_temp.day(19, '12:00'), 'DD/MM'), to_char(pg_temp.day(20, '12:00'), 'DD/MM')),
+  'a cancelled booking cancels its reminders');
+select pg_temp.forget('cancellation');
+select is(pg_temp.strike(pg_temp.day(20, '14:00')), 'nothing', 'nothing goes out after it');
+
+insert into it values ('withdrawn', pg_temp.book(pg_temp.day(21, '15:00'), 'flow'));
+select pg_temp.strike(pg_temp.day(20, '15:00'));
+select is((pg_temp.last_words()).status, 'queued', 'a reminder whose message waits for the number');
+select private.cancel_booking(pg_temp.the('withdrawn'), null, pg_temp.clinic());
+select is(concat_ws(' ', m.status, m.error_code), 'failed superseded', 'is taken back when the booking is cancelled') from pg_temp.last_words() m;
+select is((select string_agg(n.status::text, ' ') from public.notifications n where n.booking_id = pg_temp.the('withdrawn') and n.type = 'reminder'), 'cancelled cancelled', 'and noted so');
+select pg_temp.forget('cancellation');
+
+insert into it values ('late', pg_temp.book(pg_temp.day(25, '15:00'), 'flow'));
+select is(pg_temp.strike(pg_temp.day(25, '14:00')), 'overtaken, sent', 'after a day of silence one reminder goes out, the later one');
+insert into it values ('over', pg_temp.book(pg_temp.day(26, '15:00'), 'flow'));
+select is(pg_temp.strike(pg_temp.day(26, '15:01')), 'too_late, too_late', 'and none once the visit has begun');
+
+insert into it values ('blocked', pg_temp.book(pg_temp.day(30, '15:00'), 'flow'));
+update public.contacts set status = 'blocked' where id = pg_temp.maria();
+select is(pg_temp.strike(pg_temp.day(29, '15:00')), 'blocked', 'who is blocked is not reminded');
+update public.contacts set status = 'active' where id = pg_temp.maria();
+
+select pg_temp.strike(pg_temp.day(30, '15:01'));
+update public.organization_settings set notification_daily_cap = 1 where organization_id = pg_temp.clinic();
+insert into it values ('one', pg_temp.book(pg_temp.day(41, '15:00'), 'flow')), ('two', pg_temp.book(pg_temp.day(41, '16:00'), 'flow'));
+select is(pg_temp.strike(pg_temp.day(40, '16:00')), 'daily_cap, sent', 'no more than so many a day');
+select is(pg_temp.strike(pg_temp.day(41, '13:00')), 'sent', 'on the next day there is room again');
+update public.organization_settings set notification_daily_cap = 100 where organization_id = pg_temp.clinic();
+select pg_temp.strike(pg_temp.day(41, '14:59'));
+
+-- The 24-hour window --------------------------------------------------------------------------------------------------
+insert into it values ('outside', pg_temp.book(pg_temp.day(50, '15:00'), 'flow'));
+select is(pg_temp.strike(pg_temp.day(49, '15:00'), false), 'outside_window', 'after 24 hours of silence our words may not be sent');
+insert into public.message_templates (organization_id, name, category, template, is_default, provider_template_name, provider_template_status, provider_template_has_buttons)
+values (pg_temp.clinic(), 'Lembrete', 'reminder', '{{nome}}, até {{hora}}, {{data}}!', true, 'lembrete', 'pending', true);
+select is(pg_temp.strike(pg_temp.day(50, '13:00'), false), 'outside_window', 'nor a template that is not approved yet');
+update public.message_templates set provider_template_status = 'approved' where organization_id = pg_temp.clinic() and name = 'Lembrete';
+insert into it values ('template', pg_temp.book(pg_temp.day(51, '15:00'), 'flow'));
+select is(pg_temp.strike(pg_temp.day(50, '15:00'), false), 'sent', 'an approved one may');
+select is(jsonb_build_array(m.message_type, m.payload -> 'name', m.payload #> '{components,0,parameters,1,text}', m.payload #> '{components,3,index}'),
+  '["template", "lembrete", "15h", "2"]', 'with its variables in order, and its quick replies') from pg_temp.last_words() m;
+select is(pg_temp.strike(pg_temp.day(51, '13:00')), 'sent', 'while the window is open');
+select is((pg_temp.last_words()).content, format('Maria, até 15h, %s!', private.spoken_date(pg_temp.day(51, '15:00')::date)), 'the clinic''s own words are said');
+delete from public.message_templates where organization_id = pg_temp.clinic() and name = 'Lembrete';
+
+insert into public.contacts (organization_id, name, phone_number) values (pg_temp.clinic(), 'Nunca Escreveu', '+5511988880000'), (pg_temp.clinic(), 'Sem Telefone', null);
+insert into it select c.name, c.id from public.contacts c where c.organization_id = pg_temp.clinic() and c.name in ('Nunca Escreveu', 'Sem Telefone');
+insert into it values ('stranger', pg_temp.book(pg_temp.day(52, '15:00'), 'flow', pg_temp.the('Nunca Escreveu'))), ('unreachable', pg_temp.book(pg_temp.day(52, '16:00'), 'flow', pg_temp.the('Sem Telefone')));
+select is(pg_temp.strike(pg_temp.day(51, '16:00'), false), 'outside_window, unreachable', 'who never wrote can only be sent a template; without a number, nothing');
+select is(status, 'closed', 'and his conversation fills no inbox') from public.conversations where contact_id = pg_temp.the('Nunca Escreveu');
+update public.notifications set status = 'cancelled' where status = 'pending';
+
+-- Confirmed, cancelled, moved by the customer -----------------------------------------------------------------------------
+select pg_temp.writes(now());
+create function pg_temp.reminded(name text, start_time timestamptz)
+returns uuid
+language plpgsql
+as $$
+declare
+  notification public.notifications;
+begin
+  insert into it values (name, pg_temp.book(start_time, 'flow')) on conflict on constraint it_pkey do update set id = excluded.id;
+  -- Now is within the quiet hours or not, whenever this is told.
+  update public.organization_settings set quiet_hours = '{}' where organization_id = pg_temp.clinic();
+  update public.notifications set scheduled_for = now() where booking_id = pg_temp.the(name) and offset_minutes = 1440;
+  update public.notifications set status = 'cancelled' where booking_id = pg_temp.the(name) and offset_minutes = 120;
+  perform pg_temp.strike(now());
+  select n.* into notification from public.notifications n where n.booking_id = pg_temp.the(name) and n.status = 'sent';
+  return notification.id;
+end;
+$$;
+
+select pg_temp.reminded('tapped', pg_temp.day(60, '09:00'));
+insert into it select 'its reminder', n.id from public.notifications n where n.booking_id = pg_temp.the('tapped') and n.status = 'sent';
+select is(pg_temp.says('Confirmar', 'notification:' || pg_temp.the('its reminder') || ':confirm'), 'confirmed', 'a tap confirms');
+select is(pg_temp.status(pg_temp.the('tapped')), 'confirmed patient whatsapp', 'by the patient, on WhatsApp');
+select alike((pg_temp.last_words()).content, 'Presença confirmada! ✅ Esperamos você: %às 9h.', 'which is answered');
+select is(n.answer, 'confirm', 'and noted') from public.notifications n where n.id = pg_temp.the('its reminder');
+select is(pg_temp.says('Confirmar', 'notification:' || pg_temp.the('its reminder') || ':confirm'), 'confirmed', 'a second tap changes nothing');
+select is(pg_temp.says('Cancelar', 'notification:' || pg_temp.the('its reminder') || ':cancel'), 'cancelled', 'who then taps to cancel, cancels');
+select is(pg_temp.status(pg_temp.the('tapped')), 'cancelled patient whatsapp Cancelado pelo cliente no WhatsApp', 'and it says who did');
+select is((pg_temp.of_type(pg_temp.the('tapped'), 'cancellation')).id, null, 'what he did himself he is told once');
+select is(pg_temp.says('Confirmar', 'notification:' || pg_temp.the('its reminder') || ':confirm'), 'cancelled_before', 'an old button of a cancelled booking');
+select alike((pg_temp.last_words()).content, 'Esse horário já foi cancelado.%', 'says so');
+select is(pg_temp.says('Confirmar', 'notification:' || gen_random_uuid() || ':confirm'), 'nothing', 'a button that we never sent is nobody''s');
+select is(pg_temp.says('x', 'notification:' || pg_temp.the('its reminder') || ':5'), 'not_understood', 'nor is one that it did not have');
+
+select is((pg_temp.reminded('moved', pg_temp.day(61, '09:00'))) is not null, true, 'a reminder of a booking');
+insert into it select 'reminder of the old time', n.id from public.notifications n where n.booking_id = pg_temp.the('moved') and n.status = 'sent';
+update public.messages set status = 'sent' where client_message_id = 'notification:' || pg_temp.the('reminder of the old time');
+select private.reschedule_booking(pg_temp.the('moved'), pg_temp.day(62, '11:00'), null, null, true, pg_temp.clinic());
+select is(pg_temp.says('Confirmar', 'notification:' || pg_temp.the('reminder of the old time') || ':confirm'), 'moved', 'that was moved since');
+select is(pg_temp.status(pg_temp.the('moved')), 'scheduled', 'does not confirm the new time');
+select alike((pg_temp.last_words()).content, 'Esse horário mudou: agora está marcado para %às 11h. Podemos contar com a sua presença?', 'but tells it, and asks');
+select is((pg_temp.last_words()).payload #>> '{buttons,0,title}', 'Confirmar', 'with the buttons');
+select pg_temp.forget('confirmation');
+
+-- In words -------------------------------------------------------------------------------------------------------------
+select pg_temp.reminded('in words', pg_temp.day(63, '09:00'));
+select is(pg_temp.says('Será que chove?'), 'nothing', 'what is no answer is for people');
+select is(pg_temp.says('Não posso parar agora'), 'nothing', 'nor is that an opt-out');
+select is(pg_temp.says('Sim, confirmo! 👍', at => now() - interval '25 hours'), 'nothing', 'nor what comes days late');
+select is(pg_temp.says('CONFIRMO!'), 'confirmed', 'a clear word confirms');
+select is(pg_temp.status(pg_temp.the('in words')), 'confirmed patient whatsapp', 'like a tap');
+select is(pg_temp.says('Sim'), 'nothing', 'once answered, a "sim" is about something else');
+
+select pg_temp.reminded('asked', pg_temp.day(64, '09:00'));
+select private.send_bot_message(tests.the('clinic', 'conversation_id'), pg_temp.clinic(), null, 'system', 'text', 'Você tem alergia?', null, null);
+select is(pg_temp.says('não'), 'nothing', 'who was asked something else since answers that');
+with marked as (
+  update public.messages set status = 'sent', whatsapp_message_id = 'wamid.reminder'
+  where client_message_id = (select 'notification:' || n.id from public.notifications n where n.booking_id = pg_temp.the('asked') and n.status = 'sent')
+  returning id
+)
+select is(count(*), 1::bigint, 'the reminder has its id of WhatsApp by now') from marked;
+select is(pg_temp.says('sim', quoting => 'wamid.reminder'), 'confirmed', 'unless he quotes the reminder');
+
+select pg_temp.reminded('no', pg_temp.day(65, '09:00'));
+select is(pg_temp.says('não vou poder ir'), 'asked', 'who does not come is asked what he prefers');
+select results_eq(
+  $$ select b ->> 'title' from jsonb_array_elements((pg_temp.last_words()).payload -> 'buttons') b $$,
+  $$ values ('Remarcar'), ('Cancelar') $$, 'to move it, or to cancel');
+select is(pg_temp.status(pg_temp.the('no')), 'scheduled', 'until then nothing changes');
+
+select pg_temp.reminded('twin one', pg_temp.day(66, '09:00'));
+select pg_temp.reminded('twin two', pg_temp.day(66, '10:00'));
+select is(pg_temp.says('confirmo'), 'unclear', 'two visits, one "confirmo": which one is not guessed');
+select is(pg_temp.status(pg_temp.the('twin one')) || pg_temp.status(pg_temp.the('twin two')), 'scheduledscheduled', 'and neither is confirmed');
+
+-- A human, then a flow --------------------------------------------------------------------------------------------------
+select pg_temp.reminded('by a human', pg_temp.day(67, '09:00'));
+select is(pg_temp.says('Quero remarcar'), 'reschedule', 'without a flow');
+select is(concat_ws(' ', v.status, v.escalation_reason), 'waiting_human reschedule_requested', 'a human is called to move it') from public.conversations v where v.id = tests.the('clinic', 'conversation_id');
+select private.release_to_bot(tests.the('clinic', 'conversation_id'), null, pg_temp.clinic());
+update public.flows set is_default = true, definition = '{"etapas": [
+  {"id": "menu", "tipo": "escolha", "pergunta": "O que deseja?", "opcoes": [{"rotulo": "Remarcar", "valor": "r", "proxima": "mover"}]},
+  {"id": "mover", "tipo": "acao", "acao": {"tipo": "remarcar"}, "proxima": "fim"}, {"id": "fim", "tipo": "fim"}]}'
+where id = tests.the('clinic', 'flow_id');
+select pg_temp.reminded('by the flow', pg_temp.day(68, '09:00'));
+select is(pg_temp.says('remarcar'), 'flow_started', 'with one that can, the bot does it');
+create temporary table turn as
+select public.begin_flow_turn(jsonb_build_object('organization_id', c.organization_id, 'id', c.id, 'fencing_token', c.fencing_token)) as t
+from public.claim_jobs('test', 5, array['run_flow']) c;
+select is(count(*), 1::bigint, 'and the answer was no input of the flow') from turn;
+select is(t #>> '{definition,inicio}', 'mover', 'it begins at the step that moves bookings') from turn;
+select is(t #>> '{inputs,0,kind}', 'start', 'at its start') from turn;
+update public.flow_sessions set status = 'cancelled', completed_at = now() where status = 'running';
+update public.flows set is_default = false where id = tests.the('clinic', 'flow_id');
+
+-- The waiting list --------------------------------------------------------------------------------------------------------
+create function pg_temp.offered(name text, start_time timestamptz)
+returns uuid
+language plpgsql
+as $$
+declare
+  freed uuid;
+  entry public.waiting_list;
+begin
+  perform tests.authenticate_as_nobody();
+  delete from public.waiting_list where organization_id = pg_temp.clinic() and is_open;
+  freed := pg_temp.book(start_time, 'flow', pg_temp.the('Sem Telefone'));
+  entry := private.join_waiting_list(pg_temp.maria(), tests.the('clinic', 'service_id'), null, null, null, 0, null, null, 'any', null, pg_temp.clinic());
+  perform private.cancel_booking(freed, null, pg_temp.clinic());
+  perform pg_temp.forget('cancellation');
+  insert into it values (name, entry.id);
+  return entry.id;
+end;
+$$;
+create function pg_temp.the_offer(name text)
+returns public.notifications
+language sql
+as $$
+  select n from public.notifications n join public.waiting_list w on w.offered_booking_id = n.booking_id
+  where w.id = pg_temp.the(name) and n.type = 'waiting_list_offer'
+$$;
+create function pg_temp.entry(name text)
+returns text
+language sql
+as $$ select w.status::text from public.waiting_list w where w.id = pg_temp.the(name) $$;
+
+select pg_temp.offered('wish', pg_temp.day(5, '09:00'));
+select is(pg_temp.strike(now()), 'sent', 'who waits hears of a free slot at once');
+select alike((pg_temp.last_words()).content, 'Boa notícia, Maria! 🎉 Abriu um horário para Consulta com Ana: %às 9h. Está reservado para você até %. Quer ficar com ele?', 'and until when it is his');
+select is(pg_temp.says('Quero sim!'), 'accepted', 'a yes takes it');
+select is(pg_temp.entry('wish'), 'booked', 'and it is booked');
+select is((select count(*) from public.notifications n join public.waiting_list w on w.offered_booking_id = n.booking_id where w.id = pg_temp.the('wish') and n.type = 'confirmation'), 0::bigint, 'told once');
+select is((select count(*) from public.notifications n join public.waiting_list w on w.offered_booking_id = n.booking_id where w.id = pg_temp.the('wish') and n.type = 'reminder' and n.status = 'pending'), 2::bigint, 'with reminders of its own');
+select pg_temp.offered('no wish', pg_temp.day(6, '09:00'));
+select pg_temp.strike(now());
+select is(pg_temp.says('Não posso', 'notification:' || (pg_temp.the_offer('no wish')).id || ':decline'), 'declined', 'a tap declines it');
+select is(pg_temp.entry('no wish'), 'cancelled', 'and the next one is asked');
+select pg_temp.offered('slow', pg_temp.day(7, '09:00'));
+select pg_temp.strike(now());
+update public.bookings set hold_expires_at = now() where id = (pg_temp.the_offer('slow')).booking_id;
+select is(pg_temp.says('Quero esse horário', 'notification:' || (pg_temp.the_offer('slow')).id || ':accept'), 'offer_over', 'who thinks too long');
+select alike((pg_temp.last_words()).content, 'Que pena,%', 'is told so');
+update public.organization_settings set quiet_hours = jsonb_build_object(
+  'starts_at', to_char((now() at time zone 'America/Sao_Paulo') - interval '1 hour', 'HH24:MI'),
+  'ends_at', to_char((now() at time zone 'America/Sao_Paulo') + interval '1 hour', 'HH24:MI')) where organization_id = pg_temp.clinic();
+select pg_temp.offered('at night', pg_temp.day(8, '09:00'));
+select is(pg_temp.strike(now()), 'sent', 'an offer that would be over by the morning is made at night');
+update public.organization_settings set waiting_list_offer_minutes = 600 where organization_id = pg_temp.clinic();
+select pg_temp.offered('long', pg_temp.day(9, '09:00'));
+select is(pg_temp.strike(now()), 'quiet_hours', 'one that outlives the night waits for its end');
+update public.organization_settings set quiet_hours = '{}' where organization_id = pg_temp.clinic();
+update public.notifications set status = 'cancelled' where status = 'pending';
+
+-- How was it? ---------------------------------------------------------------------------------------------------------
+insert into it values ('visited', pg_temp.book(now() - interval '2 hours', 'human'));
+select is(pg_temp.told(pg_temp.the('visited')), null, 'what is noted down afterwards reminds nobody');
+select private.complete_booking(pg_temp.the('visited'), pg_temp.clinic());
+select private.mark_no_show(pg_temp.the('visited'), pg_temp.clinic());
+select private.complete_booking(pg_temp.the('visited'), pg_temp.clinic());
+select is(count(*), 1::bigint, 'after a visit there is one question, though it was corrected twice')
+from public.notifications where booking_id = pg_temp.the('visited') and type = 'feedback';
+select is(n.scheduled_for, now() + interval '1 hour', 'an hour later') from pg_temp.of_type(pg_temp.the('visited'), 'feedback') n;
+select is(pg_temp.strike(now() + interval '1 hour'), 'sent', 'it is asked');
+select is((pg_temp.last_words()).payload ->> 'type', 'list', 'with a list from one to five');
+update public.notifications set sent_at = now() where type = 'feedback' and status = 'sent';
+select is(pg_temp.says('Nota 5'), 'scored', 'and answered in words');
+select is(v.satisfaction_score, 5, 'it is the conversation''s score') from public.conversations v where v.id = tests.the('clinic', 'conversation_id');
+select is(n.answer, '5', 'and the answer') from pg_temp.of_type(pg_temp.the('visited'), 'feedback') n;
+select is(pg_temp.says('2 - Regular', 'notification:' || (pg_temp.of_type(pg_temp.the('visited'), 'feedback')).id || ':2'), 'scored', 'who changes his mind');
+select alike((pg_temp.last_words()).content, '%Sentimos muito%', 'is heard');
+select is(private.answer_in_words('feedback', private.fold_words(said), said), score, format('"%s" is %s', said, score))
+from (values ('5', '5'), ('cinco', '5'), ('Nota 4!', '4'), ('3 estrelas', '3'), ('⭐⭐⭐⭐', '4'), ('👍', null::text), ('6', null), ('0', null), ('10', null), ('5 minutos de atraso', null)) s (said, score);
+
+select is((private.close_conversation(tests.the('clinic', 'conversation_id'), null, pg_temp.clinic())).status, 'closed', 'a conversation that has a score');
+select is(count(*), 0::bigint, 'is not asked about again') from public.notifications where type = 'feedback' and status = 'pending';
+update public.notifications set created_at = now() - interval '2 days' where type = 'feedback';
+select pg_temp.says('Oi, tudo bem?');
+insert into it select 'chat', v.id from public.conversations v where v.contact_id = pg_temp.maria() and v.is_open;
+select private.close_conversation(pg_temp.the('chat'), null, pg_temp.clinic());
+select private.close_conversation(pg_temp.the('chat'), null, pg_temp.clinic());
+select is(count(*), 1::bigint, 'a closed conversation asks once') from public.notifications where conversation_id = pg_temp.the('chat') and type = 'feedback';
+select is(pg_temp.strike(now() + interval '1 hour'), 'sent', 'an hour later');
+select is((pg_temp.last_words()).conversation_id, pg_temp.the('chat'), 'in that conversation');
+select is(v.status, 'closed', 'which stays closed') from public.conversations v where v.id = pg_temp.the('chat');
+update public.notifications set sent_at = now() where type = 'feedback' and status = 'sent';
+select is(pg_temp.says('4'), 'scored', 'the answer opens a conversation');
+select is(v.satisfaction_score, 4, 'but the score is of the one that it is about') from public.conversations v where v.id = pg_temp.the('chat');
+select is(count(*), 0::bigint, 'and nothing stays open') from public.conversations v where v.contact_id = pg_temp.maria() and v.is_open;
+select is(count(*), 0::bigint, 'or asks about the asking') from public.notifications n where n.type = 'feedback' and n.status = 'pending';
+
+-- No more, please -------------------------------------------------------------------------------------------------------
+insert into it values ('unwanted', pg_temp.book(pg_temp.day(70, '15:00'), 'flow'));
+select is(pg_temp.says('Não quero mais receber!!'), 'opted_out', 'who wants no more messages says so');
+select isnt(opted_out_at, null, 'and it is noted') from public.contacts where id = pg_temp.maria();
+select alike((pg_temp.last_words()).content, 'Tudo bem, você não vai mais receber%', 'and answered politely');
+select is(pg_temp.says('parar'), 'nothing', 'once');
+select is(pg_temp.strike(pg_temp.day(69, '15:00')), 'opted_out', 'not even his own visit reminds him');
+select throws_ok(
+  $$ select private.schedule_followup(pg_temp.maria(), now() + interval '1 day', 'reactivation', null, null, null, pg_temp.clinic()) $$,
+  'BL705', null, 'nor can anybody plan to write to him');
+select is(pg_temp.says('voltar'), 'opted_in', 'until he comes back');
+select is(opted_out_at, null, 'which is noted too') from public.contacts where id = pg_temp.maria();
+select is(pg_temp.says('voltar'), 'nothing', 'from somebody who is there it is a word for the flow');
+select is(private.wish_about_messages(private.fold_words(said)), wish, format('"%s": %s', said, coalesce(wish, 'no wish')))
+from (values
+  ('Parar', 'opt_out'), ('PARAR.', 'opt_out'), ('sair da lista', 'opt_out'), ('Não quero mais receber', 'opt_out'), ('nao quero mais receber mensagens', 'opt_out'),
+  ('Descadastrar', 'opt_out'), ('  stop ', 'opt_out'), ('não posso parar agora', null::text), ('posso parar o remédio?', null), ('sair', null), ('quero sair daqui', null),
+  ('Voltar', 'opt_in'), ('quero voltar a receber', 'opt_in'), ('vou voltar amanhã', null)
+) w (said, wish);
+select is(pg_temp.says('Parar', at => now() - interval '3 days'), 'nothing', 'a wish that is heard days late');
+select is(opted_out_at, null, 'does not undo a later one') from public.contacts where id = pg_temp.maria();
+update public.contacts set opted_in_at = null where id = pg_temp.maria();
+select is(pg_temp.says('Parar', at => now() - interval '3 days'), 'nothing', 'is not answered');
+select is(opted_out_at, now() - interval '3 days', 'but holds') from public.contacts where id = pg_temp.maria();
+update public.contacts set opted_out_at = null where id = pg_temp.maria();
+
+-- Follow-ups ------------------------------------------------------------------------------------------------------------
+select pg_temp.as_member('attendant');
+create temporary table planned as
+select n, f.*
+from unnest('{no_reply,reactivation,other}'::text[]) n
+cross join lateral public.schedule_followup(pg_temp.maria(), now() + interval '2 days', n::public.followup_type, 'Oi, {{nome}}! Conseguiu decidir?') f;
+grant all on planned to public;
+select is(created_by, tests.the('clinic', 'attendant_id'), 'an attendant plans to come back') from planned where n = 'other';
+select throws_ok($$ select public.schedule_followup(pg_temp.maria(), now() + interval '2 days', message => 'Oi, {{servico}}!') $$, 'BL701', null, 'not in words that have no meaning here');
+select throws_ok($$ select public.schedule_followup(pg_temp.maria(), now() - interval '2 days') $$, 'BL705', null, 'nor in the past');
+select throws_ok($$ select public.schedule_followup(pg_temp.maria(), now() + interval '2 days', template_id => gen_random_uuid()) $$, 'BL702', null, 'nor of a template that is not there');
+select throws_ok($$ select public.schedule_followup(gen_random_uuid(), now() + interval '2 days') $$, 'BL402', null, 'nor to nobody');
+select is((public.cancel_followup(id)).status, 'cancelled', 'and may think better of it') from planned where n = 'other';
+select is((public.cancel_followup(id)).status, 'cancelled', 'twice') from planned where n = 'other';
+select throws_ok($$ select public.cancel_followup(gen_random_uuid()) $$, 'BL703', null, 'there is no such follow-up');
+select throws_ok($$ select public.cancel_notification(gen_random_uuid()) $$, 'BL703', null, 'and no such notification');
+select pg_temp.as_member('viewer');
+select throws_ok($$ select public.schedule_followup(pg_temp.maria(), now() + interval '2 days') $$, 'BL002', null, 'a viewer plans nothing');
+select throws_ok($$ select public.cancel_followup(id) from planned where n = 'no_reply' $$, 'BL002', null, 'nor undoes it');
+select tests.authenticate_as_nobody();
+select pg_temp.says('Oi, voltei');
+select is(concat_ws(' ', f.status, f.reason), 'cancelled customer_wrote', 'who writes first is not asked why he does not')
+from public.scheduled_followups f join planned p on p.id = f.id and p.n = 'no_reply';
+select is(pg_temp.strike(now() + interval '2 days'), 'sent', 'the other one is sent at its time');
+select is((pg_temp.last_words()).content, 'Oi, Maria! Conseguiu decidir?', 'in the attendant''s words');
+select is(f.status, 'sent', 'and noted') from public.scheduled_followups f join planned p on p.id = f.id and p.n = 'reactivation';
+
+-- When it goes wrong ----------------------------------------------------------------------------------------------------
+insert into it values ('broken', pg_temp.book(pg_temp.day(80, '15:00'), 'flow'));
+select private.enqueue_due_notifications(pg_temp.day(79, '15:00'));
+select public.fail_job(c.organization_id, c.id, c.fencing_token, 'x', null, true) from public.claim_jobs('test', 5, array['send_notification']) c;
+select is(concat_ws(' ', n.status, n.reason), 'failed attempts_exhausted', 'a notification whose job is given up does not wait for ever')
+from public.notifications n where n.booking_id = pg_temp.the('broken') and n.offset_minutes = 1440;
+update public.whatsapp_instances set status = 'disconnected' where organization_id = pg_temp.clinic();
+select is(pg_temp.strike(pg_temp.day(80, '13:00')), 'unreachable', 'without a number nobody is reached');
+update public.whatsapp_instances set status = 'connected' where organization_id = pg_temp.clinic();
+select pg_temp.reminded('failing', pg_temp.day(81, '15:00'));
+update public.messages set status = 'failed', error_code = '131026' where id = (pg_temp.last_words()).id;
+select is(concat_ws(' ', n.status, n.reason), 'failed 131026', 'what the provider refused was not sent')
+from public.notifications n where n.message_id = (pg_temp.last_words()).id;
+
+-- Told by people ----------------------------------------------------------------------------------------------------------
+-- Another transaction, in which Maria did nothing herself.
+select set_config('balcao.customer_is_told', '', true);
+select pg_temp.as_member('attendant');
+create temporary table by_ana as
+select * from public.create_booking(pg_temp.maria(), tests.the('clinic', 'service_id'), pg_temp.day(90, '09:00'), off_schedule => true);
+grant all on by_ana to public;
+select is(pg_temp.strike(now()), 'sent', 'what an attendant books');
+select alike((pg_temp.last_words()).content, 'Olá, Maria! Seu horário está marcado ✅ Consulta com Ana, %às 9h.%', 'the customer is told');
+select pg_temp.as_member('attendant');
+select public.cancel_booking((select id from by_ana));
+select tests.authenticate_as_nobody();
+select is(pg_temp.strike(now()), 'sent', 'and what she cancels');
+select alike((pg_temp.last_words()).content, 'Olá, Maria! Seu horário de Consulta com Ana, %foi cancelado.%', 'too');
+update public.organization_settings set sends_confirmations = false, asks_feedback = false where organization_id = pg_temp.clinic();
+select pg_temp.book(pg_temp.day(91, '09:00'), 'human');
+select is(pg_temp.strike(now()), 'nothing', 'unless the clinic does not want that');
+
+select * from finish();
+rollback;
