@@ -318,7 +318,8 @@ describe('an attendant\'s app', () => {
   test('finds what was said, and shows it as it is', async () => {
     const app = tenantClient(asViewerOf(clinicOfItsOwn), clinicOfItsOwn.organizationId)
     const found: MessageMatch[] = []
-    for (let before: string | undefined;;) {
+    let before: string | undefined
+    for (;;) {
       const page = valueOf(await app.rpc('search_messages', { query: 'vacinação or consultas', page_size: 3, ...(before === undefined ? {} : { before }) }))
       found.push(...page)
       if (page.length < 3) break
