@@ -143,6 +143,24 @@ create trigger notifications_100_touch_updated_at
   before update on public.notifications
   for each row execute function private.tg_touch_updated_at();
 
+create function private.tg_notifications__count_moves()
+returns trigger
+language plpgsql
+volatile
+set search_path = ''
+as $$
+begin
+  new.version := greatest(new.version, old.version + 1);
+  return new;
+end;
+$$;
+comment on function private.tg_notifications__count_moves() is
+  'Trigger: whoever moves a notification, or has it sent after all, and however: the job of before is not its job.';
+create trigger notifications_500_count_moves
+  before update of scheduled_for, status on public.notifications
+  for each row when (new.scheduled_for <> old.scheduled_for or new.status = 'pending' and old.status <> 'pending')
+  execute function private.tg_notifications__count_moves();
+
 create function private.tg_notifications__tell_followup()
 returns trigger
 language plpgsql

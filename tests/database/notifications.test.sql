@@ -549,6 +549,13 @@ update public.messages set status = 'failed', error_code = '131026' where id = (
 select is(concat_ws(' ', n.status, n.reason), 'failed 131026', 'what the provider refused was not sent')
 from public.notifications n where n.message_id = (pg_temp.last_words()).id;
 
+-- By somebody with the secret key, past our functions.
+insert into it values ('by hand', pg_temp.book(pg_temp.day(85, '15:00'), 'flow'));
+select private.enqueue_due_notifications(pg_temp.day(84, '15:00'));
+update public.notifications set scheduled_for = pg_temp.day(84, '16:00') where booking_id = pg_temp.the('by hand') and offset_minutes = 1440;
+select is(pg_temp.strike(pg_temp.day(84, '15:00')), 'moved', 'what is moved after its job came is not sent at the old time');
+select is(pg_temp.strike(pg_temp.day(84, '16:00')), 'sent', 'but at the new one');
+
 -- Told by people ----------------------------------------------------------------------------------------------------------
 -- Another transaction, in which Maria did nothing herself.
 select set_config('balcao.customer_is_told', '', true);
