@@ -410,8 +410,8 @@ begin
     -- With what, otherwise?
     and exists (
       select
-      from public.whatsapp_instances i
-      where i.organization_id = booking.organization_id and i.status <> 'disconnected'
+      from private.instance_secrets s
+      where s.organization_id = booking.organization_id and s.access_token is not null
     )
   then
     wanted.organization_id := booking.organization_id;
@@ -966,6 +966,7 @@ begin
   select v.* into conversation
   from public.conversations v
   join public.whatsapp_instances i on i.organization_id = v.organization_id and i.id = v.instance_id
+  join private.instance_secrets s on s.organization_id = i.organization_id and s.instance_id = i.id and s.access_token is not null
   where v.organization_id = conversation_to_notify.organization_id
     and v.contact_id = conversation_to_notify.contact_id
     and i.status <> 'disconnected'
@@ -982,6 +983,7 @@ begin
   from public.contacts p
   join public.whatsapp_instances i
     on i.organization_id = p.organization_id and i.status <> 'disconnected' and i.sending_stopped_at is null
+  join private.instance_secrets s on s.organization_id = i.organization_id and s.instance_id = i.id and s.access_token is not null
   left join lateral (
     select y.value
     from public.contact_identities y

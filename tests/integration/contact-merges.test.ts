@@ -283,7 +283,7 @@ describe('when nothing else happens', () => {
     const moved = [...await everything()].filter(([key, { contact }]) => before.has(key) && before.get(key)?.contact !== contact)
     // There was something to give back, of every kind that she has.
     expect(new Set(moved.map(([, { table }]) => table))).toEqual(
-      new Set(['bookings', 'contact_identities', 'conversations', 'leads', 'messages', 'pets', 'waiting_list']),
+      new Set(['bookings', 'contact_identities', 'conversations', 'leads', 'messages', 'notifications', 'pets', 'waiting_list']),
     )
     // Somebody did not hear that it was done.
     expect(valueOf(await mergeOf(pair)).id).toBe(merge.id)
