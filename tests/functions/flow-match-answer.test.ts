@@ -1,7 +1,13 @@
 // What customers type, and which option they mean by it.
 import assert from 'node:assert/strict'
 import type { Choice } from '../../functions/queue-worker/flow/conversation.ts'
-import { distance, fold, matchAnswer, yesOrNo } from '../../functions/queue-worker/flow/match-answer.ts'
+import {
+  distance,
+  fold,
+  matchAnswer,
+  matchSureAnswer,
+  yesOrNo,
+} from '../../functions/queue-worker/flow/match-answer.ts'
 
 const named = (...names: string[]): Choice[] => names.map((rotulo, index) => ({ valor: `v${index}`, rotulo }))
 const chosen = (text: string, choices: readonly Choice[], numbered = false) =>
@@ -66,6 +72,67 @@ Deno.test('yes and no are said in many ways', () => {
   }
   assert.equal(chosen('sim', named('Sim, hoje', 'Sim, amanhã')), null, 'two of them could be meant')
   assert.equal(yesOrNo('talvez'), null)
+})
+
+Deno.test('whoever says no in any way has named no option', () => {
+  const choices = named('Sim, pode marcar', 'Outro horário', 'Desistir')
+  for (
+    const text of [
+      'não pode marcar',
+      'n pode marcar',
+      'nn, pode marcar',
+      'nem sim, pode marcar',
+      'sem marcar',
+      'jamais marcar',
+      'nunca marcar',
+      'desisti de marcar',
+      'desisti, sim, pode marcar',
+    ]
+  ) {
+    assert.equal(chosen(text, choices), null, text)
+  }
+  const plans = named('Com coparticipação', 'Sem coparticipação', 'Ainda não sei')
+  assert.equal(chosen('sem coparticipação mesmo, viu', plans), 'Sem coparticipação')
+  assert.equal(chosen('sem copar', plans), 'Sem coparticipação')
+  assert.equal(chosen('não sei', plans), 'Ainda não sei')
+  assert.equal(chosen('sen coparticipacao', plans), null)
+})
+
+Deno.test('to be sure, a whole answer is wanted: what only mentions an option is none', () => {
+  const choices: Choice[] = [
+    { valor: 'sim', rotulo: 'Sim, cancelar', sinonimos: ['sim quero cancelar'] },
+    { valor: 'nao', rotulo: 'Não, manter', sinonimos: ['nao', 'manter', 'nao cancelar'] },
+  ]
+  const sure = (text: string) => matchSureAnswer(text, choices, false)?.choice.valor ?? null
+  for (
+    const text of ['sim', 'Sim, cancelar!', 'sim quero cancelar', '1', 'um', 'ok', '👍', 'sim, por favor']
+  ) {
+    assert.equal(sure(text), 'sim', text)
+  }
+  for (const text of ['não', 'n', '2', 'manter', 'não, manter', 'Não cancelar', 'não, obrigada', '👎']) {
+    assert.equal(sure(text), 'nao', text)
+  }
+  for (
+    const text of [
+      '',
+      'cancelar',
+      'desisti de cancelar',
+      'nem quero mais cancelar',
+      'sem cancelar',
+      'cancelar? jamais',
+      'posso cancelar depois?',
+      'quanto custa cancelar?',
+      'n cancelar',
+      'nn cancela',
+      'mudei de ideia sobre cancelar',
+      'sim cancela',
+      'sim, cancelar só se for de graça',
+      'sin cancelar',
+      'no quero',
+    ]
+  ) {
+    assert.equal(sure(text), null, text)
+  }
 })
 
 Deno.test('an hour is meant where hours are shown, an option where numbers are', () => {

@@ -734,6 +734,76 @@ Deno.test('a booking is cancelled after asking whether to be sure', async () => 
   assert.match((await phone(cancel)).read, /^Não encontrei nenhum agendamento/)
 })
 
+Deno.test('no booking is cancelled by whoever has not read whether they are sure', async () => {
+  const definition = flow(
+    choice({
+      opcoes: [{ rotulo: 'Marcar', valor: 'm' }, { rotulo: 'Cancelar', valor: 'c', proxima: 'cancela' }],
+    }),
+    { id: 'cancela', tipo: 'acao', acao: { tipo: 'cancelar_agendamento' }, proxima: 'fim' },
+  )
+  const business = { bookings: bookings.slice(0, 1) }
+  for (
+    const texts of [
+      ['cancelar', 'cancelar'],
+      ['quero cancelar minha consulta', 'pode cancelar'],
+      ['cancelar', 'sim, cancelar'],
+      ['cancelar', 'Sim, cancelar', 'sim'],
+      ['cancelar', 'não, manter'],
+    ]
+  ) {
+    const asked = await phone(definition, { business })
+    await asked.write(...texts)
+    assert.deepEqual([asked.done, asked.session?.state.subetapa], [[], 'certeza'], texts.join(' / '))
+    assert.match(asked.read, /Quer mesmo cancelar/)
+    assert.equal(asked.session?.state.tentativas, 0)
+  }
+  const old = await phone(definition, { business }, 'cancelar')
+  await old.send(old.message({ text: 'Sim, cancelar', early: true }))
+  assert.deepEqual([old.done, old.received], [[], []])
+  await old.write('desisti de cancelar')
+  assert.deepEqual(old.done, [])
+  assert.match(old.read, /^Desculpe, não entendi/)
+  await old.write('sim')
+  assert.equal(old.done.length, 1)
+})
+
+Deno.test('no booking is made or moved by what was written before the question', async () => {
+  const sure = {
+    id: 'certo',
+    tipo: 'escolha',
+    pergunta: 'Posso marcar?',
+    opcoes: [{ rotulo: 'Sim, pode marcar', valor: 'sim', proxima: 'marca' }, {
+      rotulo: 'Desistir',
+      valor: 'd',
+    }],
+    proxima: 'fim',
+  }
+  const definition = flow(
+    { id: 'horario', tipo: 'acao', acao: { tipo: 'escolher_horario' }, proxima: 'tem_pet' },
+    {
+      id: 'tem_pet',
+      tipo: 'condicao',
+      condicoes: [{ chave: 'pets.quantidade', operador: 'maior', valor: 9, proxima: 'fim' }],
+      proxima: 'certo',
+    },
+    sure,
+    { id: 'marca', tipo: 'acao', acao: { tipo: 'agendar' }, proxima: 'fim' },
+  )
+  const business = { services: [service(1, 'Consulta')], slots: openDays(25, 26) }
+  const asked = await phone(definition, { business }, 'quarta')
+  await asked.write('9h', 'sim')
+  assert.deepEqual([asked.done, asked.session?.current_step], [[], 'certo'])
+  assert.equal((await asked.write('sim')).did('agendar')?.horario, '2026-11-25T12:00:00.000Z')
+
+  const moving = await phone(action({ tipo: 'remarcar' }), {
+    business: { bookings: bookings.slice(0, 1), slots: openDays(26, 27) },
+  })
+  await moving.write('quinta', 'às 11:00 horas', '11h da manhã', '11h')
+  assert.deepEqual(moving.done, [])
+  await moving.write('11h')
+  assert.equal(moving.done.length, 1)
+})
+
 Deno.test('a booking that is over when it is to be cancelled is said to be', async () => {
   const business = { bookings, refuse: () => ({ error: 'BL503', detail: {} }) }
   const gone = await phone(

@@ -74,7 +74,7 @@ function considerBooking(run: Run, step: ActionStep, booking: ComingBooking): Mo
   ask(run, confirms ? sureToConfirm(described) : sureToCancel(described), [
     confirms
       ? { valor: 'sim', rotulo: phrases.yesConfirm, sinonimos: ['confirmo', 'confirmar', 'confirmado'] }
-      : { valor: 'sim', rotulo: phrases.yesCancel, sinonimos: ['cancelar', 'cancela'] },
+      : { valor: 'sim', rotulo: phrases.yesCancel, sinonimos: ['sim quero cancelar', 'sim pode cancelar'] },
     confirms
       ? { valor: 'nao', rotulo: phrases.notNow, sinonimos: ['nao'] }
       : { valor: 'nao', rotulo: phrases.noKeep, sinonimos: ['nao', 'manter', 'nao cancelar'] },

@@ -14,6 +14,8 @@ const NO = new Set('nao|n|nn|nops|negativo|nao quero|nao obrigado|nao obrigada|n
 const FILLERS =
   /^(?:(?:eu )?(?:quero|queria|prefiro|gostaria de|vou de|escolho|pode ser|acho que|seria)|a opcao|opcao|o numero|numero|item|as|a|o|na|no|para|pra) /
 const COURTESY = / (?:por favor|pfv?|obrigad[oa]|mesmo)$/
+/** With one of these an option may be named because it is not wanted. */
+const NEGATIONS = new Set('nao|naum|n|nn|nops|nem|sem|nunca|jamais|desisti|desisto'.split('|'))
 
 /** Lower case, without accents and punctuation. */
 export function fold(text: string): string {
@@ -38,6 +40,16 @@ export function matchAnswer(text: string, choices: readonly Choice[], numbered: 
   const guess = only(startingWith(said, choices)) ?? only(namedIn(asTyped, choices)) ??
     only(madeOf(said, choices)) ?? only(withoutTypos(said, choices))
   return guess === null ? null : { choice: guess.choice, by: guess.by }
+}
+
+/**
+ * At a question whether somebody is sure: all that was said is the option, a number, or yes or no. "Posso cancelar
+ * depois?" is none of them.
+ */
+export function matchSureAnswer(text: string, choices: readonly Choice[], numbered: boolean): Match | null {
+  const said = fold(text.slice(0, 300))
+  if (said === '') return null
+  return matchWords(said, choices, numbered) ?? matchWords(said.replace(COURTESY, ''), choices, numbered)
 }
 
 /** The number from one to ten that a text says, in digits or in words. */
@@ -86,13 +98,12 @@ function startingWith(said: string, choices: readonly Choice[]): Match[] {
 
 /** "queria marcar o banho": the option is named in what was said; "banho e tosa" is not "banho" as well. */
 function namedIn(said: string, choices: readonly Choice[]): Match[] {
-  if (/(?:^| )nao(?: |$)/.test(said)) return []
   const contains = (text: string, name: string) => ` ${text} `.includes(` ${name} `)
   const named = choices.flatMap((choice) =>
-    namesOf(choice).filter((name) => name.length >= 3 && contains(said, name)).map((name) => ({
-      choice,
-      name,
-    }))
+    namesOf(choice).filter((name) =>
+      name.length >= 3 && contains(said, name) && negationsOf(name) === negationsOf(said)
+    )
+      .map((name) => ({ choice, name }))
   )
   const whole = named.filter(({ name }) =>
     !named.some((other) => other.name.length > name.length && contains(other.name, name))
@@ -102,16 +113,21 @@ function namedIn(said: string, choices: readonly Choice[]): Match[] {
 
 /** "cardio", "clinica": all that was said are words of the name, or their beginnings. */
 function madeOf(said: string, choices: readonly Choice[]): Match[] {
-  const words = said.split(' ').filter((word) => word.length >= 4 || /^[0-9]+$/.test(word))
+  const words = said.split(' ').filter((word) => word.length >= 4 || isWhole(word))
   if (words.length === 0) return []
   return choices.filter((choice) =>
     namesOf(choice).some((name) => {
       const own = name.split(' ')
       return words.every((word) =>
-        /^[0-9]+$/.test(word) ? own.includes(word) : own.some((each) => each.startsWith(word))
+        isWhole(word) ? own.includes(word) : own.some((each) => each.startsWith(word))
       )
     })
   ).map((choice) => ({ choice, by: 'guess' }))
+}
+
+/** What means something else when a letter is missing. */
+function isWhole(word: string): boolean {
+  return /^[0-9]+$/.test(word) || NEGATIONS.has(word)
 }
 
 function withoutTypos(said: string, choices: readonly Choice[]): Match[] {
@@ -119,8 +135,9 @@ function withoutTypos(said: string, choices: readonly Choice[]): Match[] {
     namesOf(choice).some((name) => {
       const length = Math.min(name.length, said.length)
       const allowed = length >= 8 ? 2 : length >= 4 ? 1 : 0
-      // A wrong digit is another day, not a slip.
-      return allowed > 0 && digitsOf(name) === digitsOf(said) && distance(name, said, allowed) <= allowed
+      // A wrong digit is another day, not a slip; nor is a "sem" that was a "com".
+      return allowed > 0 && digitsOf(name) === digitsOf(said) && negationsOf(name) === negationsOf(said) &&
+        distance(name, said, allowed) <= allowed
     })
   ).map((choice) => ({ choice, by: 'guess' }))
 }
@@ -131,6 +148,10 @@ function namesOf({ rotulo, sinonimos = [] }: Choice): string[] {
 
 function digitsOf(text: string): string {
   return text.replace(/[^0-9]+/g, ' ').trim()
+}
+
+function negationsOf(text: string): string {
+  return text.split(' ').filter((word) => NEGATIONS.has(word)).join(' ')
 }
 
 function withoutFillers(said: string): string {

@@ -6,7 +6,7 @@ import { conditionHolds, needsPets } from './condition.ts'
 import type { Answer, Choice, FlowContext, FlowInput, FlowSession, StepResult } from './conversation.ts'
 import { globalWord } from './global-words.ts'
 import { localTime } from './local-time.ts'
-import { fold, type Match, matchAnswer } from './match-answer.ts'
+import { fold, type Match, matchAnswer, matchSureAnswer } from './match-answer.ts'
 import { phrases } from './phrases.ts'
 import { recover } from './refusals.ts'
 import {
@@ -130,7 +130,10 @@ function hear(run: Run, current: FlowStep, message: Message): Move {
 
   state.midias = 0
   const text = message.text ?? ''
-  const match = matchAnswer(text, choices, state.pergunta?.numerada ?? false)
+  const matches = state.subetapa === 'certeza' ? matchSureAnswer : matchAnswer
+  // Nobody is sure of what they have not been asked.
+  const unasked = message.early === true && state.subetapa === 'certeza'
+  const match = unasked ? null : matches(text, choices, state.pergunta?.numerada ?? false)
   // An option of the flow's own that is called like a global word wins over it.
   if (match?.by === 'words' && fold(text) === fold(match.choice.rotulo)) {
     return take(run, current, match.choice)

@@ -56,9 +56,29 @@ export async function playTurn(turn: Turn, tell: (need: Need) => Promise<NeedAns
   for (const input of turn.inputs) {
     // Whoever wrote it had not read what this very turn asks.
     const early = played.session.state.perguntas > asked || played.actions.length > 0
-    await play(turn, played, early && input.kind === 'message' ? { ...input, early } : input, tell)
+    await hear(turn, played, early && input.kind === 'message' ? { ...input, early } : input, tell)
   }
   return played
+}
+
+async function hear(
+  turn: Turn,
+  played: PlayedTurn,
+  input: TurnInput,
+  tell: (need: Need) => Promise<NeedAnswer>,
+): Promise<void> {
+  const before = { ...played, outputs: [...played.outputs], actions: [...played.actions] }
+  before.checkpoints = [...played.checkpoints]
+  await play(turn, played, input, tell)
+  // What was written before a question may tell which service is meant, but books, moves and cancels nothing. A tap
+  // shows that it was read.
+  const read = input.kind !== 'message' || input.early !== true || (input.reply_id ?? '') !== ''
+  if (!read && played.actions.slice(before.actions.length).some(changesBooking)) Object.assign(played, before)
+}
+
+function changesBooking({ tipo }: FlowAction): boolean {
+  return ['agendar', 'remarcar', 'cancelar_agendamento', 'confirmar_agendamento', 'entrar_lista_espera']
+    .includes(tipo)
 }
 
 /** The same turn again, after the database refused one of its actions and so did none of it. */
