@@ -344,6 +344,9 @@ as $$
 declare
   withdrawn public.messages;
 begin
+  if coalesce(cardinality(notification_ids), 0) = 0 then
+    return;
+  end if;
   update public.notifications n
   set status = 'cancelled', reason = cancel_notifications.reason, version = n.version + 1
   where n.organization_id = cancel_notifications.organization_id and n.id = any (notification_ids) and n.status = 'pending';

@@ -40,6 +40,11 @@ beforeAll(async () => {
   clinic = await aTenant(backend, 'Clínica dos Repetidos', ['admin', 'attendant', 'viewer'])
   neighbour = await aTenant(backend, 'Clínica dos Únicos', ['admin'])
   number = await connectNumber(clinic)
+  // What is said of a booking comes when it comes; what is told here is what merges do.
+  valueOf(
+    await asAdminOf(clinic).from('organization_settings').update({ sends_confirmations: false })
+      .eq('organization_id', clinic.organizationId).select().single(),
+  )
   service = await aService(clinic, { duration_minutes: 15 })
   professional = await aProfessional(clinic, 'Dra. Olga', [service], { starts_at: '00:00', ends_at: '24:00' })
   references = await sql<{ table: string; column: string }[]>`
