@@ -135,7 +135,7 @@ export function phoneOf(stage: Stage, number: BusinessNumber, waId: string, prof
     },
 
     /** Waits for a message that says this, and tells what came until then; returns how many. */
-    hears: async (words: RegExp, patienceMs?: number): Promise<number> => {
+    hears: async (words: RegExp): Promise<number> => {
       let shown: Shown[] = []
       const fresh = await until(
         async () => {
@@ -143,7 +143,6 @@ export function phoneOf(stage: Stage, number: BusinessNumber, waId: string, prof
           return words.test(shown.at(-1)?.text ?? '') ? shown : null
         },
         () => `${firstName} heard “${shown.map(({ text }) => text).join('”, “')}” instead of ${words}`,
-        patienceMs,
       )
       screen.push(...fresh)
       for (const { text, options } of fresh) {

@@ -4,7 +4,7 @@ import { setTimeout as sleep } from 'node:timers/promises'
 import { Failure } from '../failure.ts'
 
 /** How long the demo waits for what the stack does by itself. */
-export const PATIENCE_MS = 20_000
+const PATIENCE_MS = 20_000
 
 const PAGE_WIDTH = 110
 
@@ -37,9 +37,8 @@ export function valueOf<Data>({ data, error }: { data: Data; error: { message: s
 export async function until<Found>(
   look: () => Found | null | Promise<Found | null>,
   otherwise: () => string,
-  patienceMs = PATIENCE_MS,
 ): Promise<Found> {
-  for (const patience = AbortSignal.timeout(patienceMs);; await sleep(25)) {
+  for (const patience = AbortSignal.timeout(PATIENCE_MS);; await sleep(25)) {
     const found = await look()
     if (found !== null) return found
     expect(!patience.aborted, otherwise())
