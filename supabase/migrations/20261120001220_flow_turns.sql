@@ -822,6 +822,57 @@ end;
 $$;
 comment on function private.is_flow_result(jsonb) is 'Whether this is what a step of the engine comes to.';
 
+create function private.wants_an_answer(message public.messages)
+returns boolean
+language plpgsql
+stable
+set search_path = ''
+as $$
+begin
+  return case
+    when message.message_type in ('sticker', 'reaction', 'unsupported') then false
+    -- An option of a question that is over.
+    when message.metadata #>> '{interactive,id}' is not null then false
+    else coalesce(private.fold_words(message.content), 'media') not in (
+      '', 'sim', 'sim sim', 's', 'ss', 'isso', 'isso mesmo', 'claro', 'quero', 'pode ser', 'ok', 'okay', 'blz', 'beleza', 'certo',
+      'combinado', 'perfeito', 'otimo', 'show', 'top', 'joia', 'maravilha', 'nao', 'n', 'nn', 'nao obrigado', 'nao obrigada',
+      'por favor', 'pf', 'pfv', 'obrigado', 'obrigada', 'muito obrigado', 'muito obrigada', 'ok obrigado', 'ok obrigada',
+      'brigado', 'brigada', 'obg', 'valeu', 'vlw', 'grato', 'grata', 'agradeco', 'amem', 'tchau', 'ate logo', 'ate mais', 'ate',
+      'bom dia', 'boa tarde', 'boa noite')
+  end;
+end;
+$$;
+comment on function private.wants_an_answer(public.messages) is
+  'Whether what was written while a flow said its last words is more than thanks or another yes.';
+
+create function private.asked_at_the_end(session public.flow_sessions, heard uuid)
+returns uuid
+language plpgsql
+stable
+set search_path = ''
+as $$
+begin
+  session.last_message_id := coalesce(heard, session.last_message_id);
+  return (
+    select m.id
+    from private.flow_messages(session) m
+    where private.wants_an_answer(m)
+      -- The same once more is impatience.
+      and not exists (
+        select
+        from public.messages h
+        where h.conversation_id = session.conversation_id
+          and h.id = session.last_message_id
+          and private.fold_words(h.content) = private.fold_words(m.content)
+      )
+    order by m.id
+    limit 1
+  );
+end;
+$$;
+comment on function private.asked_at_the_end(public.flow_sessions, uuid) is
+  'The first thing that a customer wanted to know while their flow was ending, after the message that it heard last.';
+
 create function private.finish_flow_turn(job jsonb, result jsonb)
 returns jsonb
 language plpgsql
@@ -838,6 +889,7 @@ declare
   waits interval;
   handed_over text;
   closes boolean := false;
+  asks uuid;
   refused_code text;
   refused_detail text;
   refused_action int;
@@ -915,6 +967,10 @@ begin
       return private.end_job(held, 'number_cannot_send');
   end;
 
+  -- A flow that never asked anything has said to all of it what it has to say.
+  if result #>> '{session,status}' = 'completed' and result #> '{session,state,perguntas}' > '0' then
+    asks := private.asked_at_the_end(session, private.id_in(result, 'last_message_id'));
+  end if;
   update public.flow_sessions s
   set current_step = result #>> '{session,current_step}',
       state = result #> '{session,state}',
@@ -922,9 +978,12 @@ begin
       completed_at = case when result #>> '{session,status}' <> 'running' then now() end,
       version = s.version + 1,
       lead_id = session.lead_id,
-      -- What they wrote before they read the end begins nothing anew.
-      last_message_id = case result #>> '{session,status}'
-        when 'running' then coalesce(private.id_in(result, 'last_message_id'), s.last_message_id)
+      -- What they wrote before they read the end begins nothing anew, unless it wants an answer of its own.
+      last_message_id = case
+        when result #>> '{session,status}' = 'running' then coalesce(private.id_in(result, 'last_message_id'), s.last_message_id)
+        when asks is not null then (
+          select m.id from public.messages m where m.conversation_id = conversation.id and m.id < asks order by m.id desc limit 1
+        )
         else private.newest_message(conversation.id)
       end,
       -- The same question again is no new one: an answer that was on its way while we repeated it is heard.
@@ -945,7 +1004,13 @@ begin
   if handed_over is not null then
     conversation := private.hand_over(conversation, handed_over);
   end if;
-  if closes then
+  if asks is not null then
+    -- Its own job may have been this one. And nobody closes a conversation in which something was just asked.
+    perform from private.enqueue_jobs(array[
+      private.flow_turn_job(session.organization_id, session.conversation_id, jsonb_build_object('message_id', asks), 'flow_after:' || asks)
+    ]);
+    perform private.wake_worker();
+  elsif closes then
     conversation := private.end_conversation(conversation, null);
   end if;
   if session.status = 'running' and exists (select from private.flow_messages(session)) then

@@ -6,7 +6,7 @@ alter default privileges grant execute on functions to public;
 
 select tests.a_tenant('clinic');
 select tests.a_tenant('petshop');
-select plan(61);
+select plan(70);
 -- Its id is not one of those that grow.
 delete from public.messages where id = tests.the('clinic', 'message_id');
 
@@ -280,6 +280,33 @@ select pg_temp.begin_turn();
 select is(
   (turn #>> '{session,current_step}', turn #>> '{context,expired}', turn #>> '{definition,etapas,0,id}')::text, '(,true,outro)',
   'and then begins anew, with the flow of today') from now_at_hand;
+
+-- Written while the last words were on their way
+select pg_temp.customer_says('w9b', 'Ok, obrigada');
+select pg_temp.customer_says('w9c', 'E quanto custa a consulta?');
+select is(pg_temp.finish_turn('outro', array['Até logo!'], '[{"tipo": "encerrar"}]', 'completed') ->> 'reason', 'completed', 'a flow ends');
+select is(
+  (select v.is_open from public.conversations v where v.id = tests.the('clinic', 'conversation_id')), true,
+  'what was asked meanwhile keeps the conversation open');
+select is(pg_temp.begin_turn() ->> 'reason', 'nothing_to_do', 'thanks begin nothing');
+select is(
+  (select (pg_temp.texts(t -> 'inputs'), t #>> '{session,current_step}')::text from pg_temp.begin_turn() t),
+  '("message=E quanto custa a consulta?",)', 'a question begins the flow anew');
+select pg_temp.customer_says('w9d', 'E QUANTO custa, a consulta');
+select pg_temp.customer_says('w9e', '🙏🏽');
+select pg_temp.customer_says('w9f', 'Tchau!');
+select is(pg_temp.finish_turn('outro', array['Até logo!'], '[]', 'completed') ->> 'reason', 'completed', 'it ends');
+select is(
+  (select string_agg(pg_temp.begin_turn() ->> 'reason', ' ') from generate_series(1, 4)),
+  'nothing_to_do nothing_to_do nothing_to_do nothing_to_do', 'nothing was asked: not the same again, no picture, no goodbye');
+select is(pg_temp.jobs(), 0::bigint, 'and nothing is left to do');
+select pg_temp.customer_says('w9g', 'Oi');
+select pg_temp.begin_turn();
+select pg_temp.customer_says('w9h', 'Tudo bem?');
+select is(pg_temp.finish_turn('outro', '{}', '[]', 'completed') ->> 'reason', 'completed', 'a flow that asks nothing ends at once');
+select is(pg_temp.begin_turn() ->> 'reason', 'nothing_to_do', 'and has answered all that was written with it');
+select pg_temp.customer_says('w9i', 'Voltei');
+select pg_temp.begin_turn();
 select tests.authenticate_as(tests.the('clinic', 'attendant_id'));
 select public.close_conversation(tests.the('clinic', 'conversation_id'));
 select is((select s.status::text from public.flow_sessions s where s.id = (pg_temp.session()).id), 'cancelled', 'a conversation that is closed ends its flow');

@@ -1,5 +1,6 @@
 // What the engine does at each kind of step, and with everything a customer can do there.
 import assert from 'node:assert/strict'
+import type { FlowAction } from '../../functions/queue-worker/flow/conversation.ts'
 import { newSession, step } from '../../functions/queue-worker/flow/step.ts'
 import { giveUp, playTurn, replayTurn } from '../../functions/queue-worker/flow/turn.ts'
 import { type FlowDefinition, flowDefinitionShape } from '../../types/flow-definition.ts'
@@ -710,6 +711,33 @@ const bookings = [
   booking(1, '2026-11-25T12:00:00Z'),
   booking(2, '2026-11-27T17:30:00Z', { service_name: 'Exame', status: 'confirmed' }),
 ]
+
+Deno.test('what was written after a refused action is heard in the next turn, not lost', async () => {
+  const menu = choice({ opcoes: [{ rotulo: 'Marcar', valor: 'm', proxima: 'marca' }, colours[0]] })
+  const definition = flow(
+    menu,
+    { id: 'marca', tipo: 'acao', acao: { tipo: 'agendar' }, proxima: 'cor' },
+  )
+  const slots = openDays(25, 26)
+  let refusals = 0
+  const refuse = ({ tipo }: FlowAction) =>
+    tipo === 'agendar' && refusals++ === 0 ? { error: 'BL501', detail: { alternatives: [] } } : null
+  const asked = await phone(
+    definition,
+    { business: { services: [service(1, 'Consulta')], slots, refuse } },
+    'marcar',
+    'quarta',
+  )
+  await asked.write('9h', 'azul', 'tudo bem?')
+  assert.deepEqual([refusals, asked.session?.state.subetapa], [1, 'dia'])
+  assert.equal(asked.turn?.last_message_id, uuid(8, 4), 'only up to the hour that was refused')
+})
+
+Deno.test('what comes after the end in one turn has not been heard', async () => {
+  const ended = await phone(flow(choice()))
+  await ended.write('azul', 'quanto custa?', 'alô?')
+  assert.deepEqual([ended.status, ended.turn?.last_message_id], ['completed', uuid(8, 2)])
+})
 
 Deno.test('a booking is cancelled after asking whether to be sure', async () => {
   const cancel = action({ tipo: 'cancelar_agendamento' })

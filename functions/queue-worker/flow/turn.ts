@@ -30,7 +30,8 @@ export interface PlayedTurn {
   actions: FlowAction[]
   /** The last message that the session has taken in; null: none of this turn. */
   last_message_id: string | null
-  checkpoints: Checkpoint[]
+  /** Each with the last message that had been taken in by then. */
+  checkpoints: (Checkpoint & Pick<PlayedTurn, 'last_message_id'>)[]
 }
 
 export interface Refusal {
@@ -48,12 +49,14 @@ export async function playTurn(turn: Turn, tell: (need: Need) => Promise<NeedAns
     session: structuredClone(turn.session ?? newSession),
     outputs: [],
     actions: [],
-    last_message_id:
-      turn.inputs.flatMap((input) => input.kind === 'message' ? [input.message_id] : []).at(-1) ?? null,
+    last_message_id: null,
     checkpoints: [],
   }
   const asked = played.session.state.perguntas
   for (const input of turn.inputs) {
+    // What comes after the end has not been heard.
+    if (played.session.status !== 'running') break
+    if (input.kind === 'message') played.last_message_id = input.message_id
     // Whoever wrote it had not read what this very turn asks.
     const early = played.session.state.perguntas > asked || played.actions.length > 0
     await hear(turn, played, early && input.kind === 'message' ? { ...input, early } : input, tell)
@@ -94,7 +97,8 @@ export async function replayTurn(
     session: structuredClone(checkpoint?.session ?? turn.session ?? newSession),
     outputs: refused.outputs.slice(0, checkpoint?.outputs ?? 0),
     actions: checkpoint === undefined ? [] : refused.actions.slice(0, action_index),
-    last_message_id: refused.last_message_id,
+    // What came after it was heard by a turn that did not happen: it is heard in the next one.
+    last_message_id: checkpoint === undefined ? refused.last_message_id : checkpoint.last_message_id,
     checkpoints: refused.checkpoints.filter((each) => each.action_index < action_index),
   }
   if (action === undefined || checkpoint === undefined) callForHelp(played)
@@ -127,6 +131,7 @@ async function play(
     for (const checkpoint of result.checkpoints) {
       played.checkpoints.push({
         ...checkpoint,
+        last_message_id: played.last_message_id,
         action_index: checkpoint.action_index + played.actions.length,
         outputs: checkpoint.outputs + played.outputs.length,
       })
