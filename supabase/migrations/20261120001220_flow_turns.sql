@@ -606,7 +606,7 @@ begin
 end;
 $$;
 comment on function public.get_flow_facts(jsonb, jsonb) is
-  'For the worker, in the midst of a turn: what its engine needs of the conversation''s customer: {kind: services, category} | {kind: pets} | {kind: bookings} | {kind: slots, service_id, professional_id, location_id, from_time, to_time}. Answers {kind, services | pets | bookings | slots}. Secret key only. Errors: lease_lost, invalid_outcome, and those of get_available_slots().';
+  'For the worker, in the midst of a turn: what its engine needs of the conversation''s customer: {kind: services, category} | {kind: pets} | {kind: bookings} | {kind: slots, service_id, professional_id, location_id, from_time, to_time}. Answers {kind, services | pets | bookings | slots}. Secret key only. Errors: lease_lost, invalid_outcome, service_not_found, professional_not_available, location_not_found, invalid_range.';
 grant execute on function public.get_flow_facts(jsonb, jsonb) to service_role;
 
 -- finish_flow_turn --------------------------------------------------------------------------------------------------
@@ -939,10 +939,13 @@ begin
         end case;
       end loop;
     exception
+      -- A mistake of ours is no answer for a customer.
+      when sqlstate 'BL305' then
+        raise;
       -- Nothing of the turn has happened: the engine takes another step from where it was.
       when others then
         get stacked diagnostics refused_code = returned_sqlstate, refused_detail = pg_exception_detail;
-        if refused_code !~ '^(BL|23)' or refused_code = 'BL305' then
+        if refused_code !~ '^(BL|23)' then
           raise;
         end if;
         return jsonb_build_object(

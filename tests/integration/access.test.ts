@@ -44,6 +44,7 @@ let neighbour: Tenant
 let stranger: Person
 let number: ConnectedNumber
 let tables: TableName[]
+let writableTables: TableName[]
 
 beforeAll(async () => {
   clinic = await aTenant(backend, 'Clínica Central', [...everybody])
@@ -59,12 +60,14 @@ beforeAll(async () => {
     valueOf(await rows.from('authorized_owner_numbers').insert({ phone_number: aPhoneNumber() }).select())
     valueOf(await asOwnerOf(tenant).rpc('ensure_profile', { first_name: 'Dona' }))
   }
-  const found = await sql<{ table_name: TableName }[]>`
-    select c.relname as table_name
+  const found = await sql<{ table_name: TableName; is_view: boolean }[]>`
+    select c.relname as table_name, c.relkind in ('v', 'm') as is_view
     from pg_catalog.pg_class c
     where c.relnamespace = 'public'::regnamespace and c.relkind in ('r', 'p', 'v', 'm') and not c.relispartition
     order by c.relname`
   tables = found.map(({ table_name }) => table_name)
+  // Into a view nobody at all can write.
+  writableTables = found.filter(({ is_view }) => !is_view).map(({ table_name }) => table_name)
   expect(tables.length).toBeGreaterThan(10)
 })
 
@@ -161,7 +164,7 @@ describe('a viewer', () => {
     const before = await snapshot()
     expect(before.messages).toMatch(/^0-\d+\/\d+$/)
     const { organizationId } = clinic
-    for (const table of tables.filter((name) => name !== 'profiles')) {
+    for (const table of writableTables.filter((name) => name !== 'profiles')) {
       const column = table === 'organizations' ? 'id' : 'organization_id'
       const path = `${backend.urls.api}/rest/v1/${table}`
       const headers = {
