@@ -304,7 +304,7 @@ async function theReckoning({ stage, number, rafael, carla, crm }: Cast): Promis
   if (crm !== null) {
     step('The CRM has heard of it, signed and verified.')
     await crm.heard(EVENTS)
-    for (const type of EVENTS) told(type)
+    told(EVENTS.join(', '), '')
     await crm.close()
   }
 

@@ -32,7 +32,7 @@ const STORY = [
   /the booking: Saturday 09:30 → Saturday 10:00, scheduled/,
   /João: \[Quero esse horário\]\n[^]*João Batista, Saturday 09:30: scheduled/,
   /the booking: cancelled; no reminder waits any more/,
-  /The CRM has heard of it, signed and verified\.\n +booking\.created\n/,
+  /The CRM has heard of it, signed and verified\.\n +booking\.created, conversation\.escalated,/,
   /0 conversations, 0 contacts, 0 messages, 0 bookings/,
   /All of it happened/,
 ]
