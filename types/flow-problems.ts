@@ -309,20 +309,20 @@ function checkWay(definition: JsonObject, steps: readonly Step[], problems: Flow
   const first = typeof inicio === 'string' ? inicio : steps[0]?.name
   if (first === undefined) return
 
-  const reachable = reach([first], ways, () => true)
-  for (const name of ways.keys()) if (!reachable.has(name)) reporter(problems, name)('unreachable', null)
-
-  const endings = [...ways.keys()].filter((name) => isEnding(known.get(name)?.fields))
-  const backwards = new Map<string, { to: string; silent: boolean }[]>()
-  for (const [from, ahead] of ways) {
-    for (const { to, silent } of ahead) backwards.set(to, [...backwards.get(to) ?? [], { to: from, silent }])
-  }
-  const ends = reach(endings, backwards, () => true)
-  for (const name of reachable) if (!ends.has(name)) reporter(problems, name)('no_end', null)
-
-  for (const name of reachable) {
-    const next = (ways.get(name) ?? []).filter(({ silent }) => silent).map(({ to }) => to)
-    if (reach(next, ways, ({ silent }) => silent).has(name)) reporter(problems, name)('silent_loop', null)
+  const names = [...ways.keys()]
+  const reached = reach(names, ways, () => true)
+  const silently = reach(names, ways, ({ silent }) => silent)
+  const endings = bitsOf(names, (name) => isEnding(known.get(name)?.fields))
+  const reachable = (reached.get(first) ?? 0n) | bitsOf(names, (name) => name === first)
+  for (const [index, name] of names.entries()) {
+    const report = reporter(problems, name)
+    const own = 1n << BigInt(index)
+    if ((reachable & own) === 0n) {
+      report('unreachable', null)
+      continue
+    }
+    if ((((reached.get(name) ?? 0n) | own) & endings) === 0n) report('no_end', null)
+    if (((silently.get(name) ?? 0n) & own) !== 0n) report('silent_loop', null)
   }
 }
 
@@ -377,16 +377,29 @@ function edgesOf(step: JsonObject): Edge[] {
   }
 }
 
+/**
+ * For each step all those that one comes to from there, as bits in the order of the names. Each step is gone through once
+ * (Warshall): a definition that leads from everywhere to everywhere takes no longer than any other.
+ */
 function reach(
-  from: readonly string[],
+  names: readonly string[],
   ways: ReadonlyMap<string, readonly { to: string; silent: boolean }[]>,
   mayTake: (way: { silent: boolean }) => boolean,
-): Set<string> {
-  const reached = new Set(from)
-  for (const name of reached) {
-    for (const way of ways.get(name) ?? []) if (mayTake(way)) reached.add(way.to)
+): Map<string, bigint> {
+  const reached = new Map(names.map((name) => {
+    const next = new Set((ways.get(name) ?? []).filter(mayTake).map(({ to }) => to))
+    return [name, bitsOf(names, (other) => next.has(other))]
+  }))
+  for (const [index, via] of names.entries()) {
+    const beyond = reached.get(via) ?? 0n
+    const bit = 1n << BigInt(index)
+    for (const [name, bits] of reached) if ((bits & bit) !== 0n) reached.set(name, bits | beyond)
   }
   return reached
+}
+
+function bitsOf(names: readonly string[], isOne: (name: string) => boolean): bigint {
+  return names.reduce((bits, name, index) => isOne(name) ? bits | (1n << BigInt(index)) : bits, 0n)
 }
 
 // How problems are reported ---------------------------------------------------------------------------------------------

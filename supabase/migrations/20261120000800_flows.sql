@@ -484,30 +484,39 @@ $$;
 comment on function private.flow_ways(text, jsonb) is
   'Where a step may go on; a silent way is taken without the customer having written anything in between.';
 
-create function private.flow_reach(start text[], ways private.flow_way[], silent_only boolean default false, backwards boolean default false)
-returns text[]
+create function private.flow_reach(ways private.flow_way[], names text[], silent_only boolean)
+returns bit(200)[]
 language plpgsql
 immutable
 set search_path = ''
 as $$
 declare
-  reached text[] := start;
-  fresh text[] := start;
+  reached bit(200)[] := array_fill(0::bit(200), array[cardinality(names)]);
+  way record;
+  beyond bit(200);
 begin
-  while cardinality(fresh) > 0 loop
-    fresh := array(
-      select distinct case when backwards then w.from_step else w.target #>> '{}' end
-      from unnest(ways) w
-      where case when backwards then w.target #>> '{}' else w.from_step end = any (fresh)
-        and (w.is_silent or not silent_only)
-        and case when backwards then w.from_step else w.target #>> '{}' end <> all (reached)
-    );
-    reached := reached || fresh;
+  for way in
+    select distinct array_position(names, w.from_step) as step, array_position(names, w.target #>> '{}') as next
+    from unnest(ways) w
+    where w.is_silent or not silent_only
+  loop
+    reached[way.step] := set_bit(reached[way.step], way.next - 1, 1);
+  end loop;
+  -- Whoever comes to a step comes to all that it leads to. Each step is gone through once (Warshall): a definition that
+  -- leads from everywhere to everywhere takes no longer than any other.
+  for via in 1..cardinality(names) loop
+    beyond := reached[via];
+    for step in 1..cardinality(names) loop
+      if get_bit(reached[step], via - 1) = 1 then
+        reached[step] := reached[step] | beyond;
+      end if;
+    end loop;
   end loop;
   return reached;
 end;
 $$;
-comment on function private.flow_reach(text[], private.flow_way[], boolean, boolean) is 'All steps to which one comes from some.';
+comment on function private.flow_reach(private.flow_way[], text[], boolean) is
+  'For each step all those that one comes to from there, as bits in the order of the names.';
 
 create function private.flow_way_problems(definition jsonb, names text[], steps jsonb[])
 returns setof private.flow_problem
@@ -522,11 +531,10 @@ declare
   );
   all_ways private.flow_way[];
   ways private.flow_way[];
-  looping text[];
-  before int;
-  start text;
-  reachable text[];
-  ending text[];
+  reached bit(200)[];
+  silently bit(200)[];
+  endings bit(200) := 0::bit(200);
+  start int;
 begin
   select array_agg(row(w.from_step, w.field, w.target, w.is_silent)::private.flow_way order by s.n) into all_ways
   from unnest(names, steps) with ordinality s (name, fields, n)
@@ -547,39 +555,27 @@ begin
   cross join lateral private.flow_ways(s.name, s.fields) w
   where s.is_first and private.is_step_id(w.target) and w.target #>> '{}' = any (names);
 
-  start := coalesce(definition ->> 'inicio', names[1]);
-  reachable := private.flow_reach(array[start], ways);
-  return query
-  select s.name, 'unreachable', null::text
-  from unnest(names, is_first) s (name, is_first)
-  where s.is_first and s.name <> all (reachable);
-
-  ending := private.flow_reach(
-    array(
-      select s.name from unnest(names, steps, is_first) s (name, fields, is_first) where s.is_first and private.is_flow_ending(s.fields)
-    ),
-    ways, backwards => true);
-  return query select r, 'no_end', null::text from unnest(reachable) r where r <> all (ending);
-
-  -- Whoever cannot go on in silence is in no circle; what is left is looked at one by one.
-  looping := reachable;
-  loop
-    before := cardinality(looping);
-    looping := array(
-      select distinct w.from_step
-      from unnest(ways) w
-      where w.is_silent and w.from_step = any (looping) and w.target #>> '{}' = any (looping)
-    );
-    exit when cardinality(looping) = before;
+  reached := private.flow_reach(ways, names, false);
+  silently := private.flow_reach(ways, names, true);
+  start := coalesce(array_position(names, definition ->> 'inicio'), 1);
+  for n in 1..cardinality(names) loop
+    if is_first[n] and private.is_flow_ending(steps[n]) then
+      endings := set_bit(endings, n - 1, 1);
+    end if;
   end loop;
   return query
-  select l, 'silent_loop', null::text
-  from unnest(looping) l
-  where l = any (private.flow_reach(
-    array(select distinct w.target #>> '{}' from unnest(ways) w where w.is_silent and w.from_step = l),
-    array(select row(w.from_step, w.field, w.target, w.is_silent)::private.flow_way
-      from unnest(ways) w where w.is_silent and w.from_step = any (looping) and w.target #>> '{}' = any (looping)),
-    silent_only => true));
+  select
+    names[s.n],
+    p.problem,
+    null::text
+  from generate_series(1, cardinality(names)) s (n)
+  cross join lateral (select s.n = start or get_bit(reached[start], s.n - 1) = 1 as is_reachable) r
+  cross join lateral (values
+    ('unreachable', not r.is_reachable),
+    ('no_end', r.is_reachable and get_bit(endings, s.n - 1) = 0 and (reached[s.n] & endings) = 0::bit(200)),
+    ('silent_loop', r.is_reachable and get_bit(silently[s.n], s.n - 1) = 1)
+  ) p (problem, is_one)
+  where is_first[s.n] and p.is_one;
 end;
 $$;
 comment on function private.flow_way_problems(jsonb, text[], jsonb[]) is 'What is wrong with the way through all steps.';
@@ -892,10 +888,10 @@ create table public.flow_sessions (
 );
 comment on table public.flow_sessions is 'How far a customer is in a flow. Written by finish_flow_turn(), start_flow() and the clock.';
 comment on column public.flow_sessions.current_step is 'Which question waits for an answer; null = the flow has not begun yet.';
-comment on column public.flow_sessions.state is 'Answers and choices, the engine''s own; shape flowState in types/.';
+comment on column public.flow_sessions.state is 'Answers and choices, the engine''s own: FlowState in functions/queue-worker/flow/conversation.ts.';
 comment on column public.flow_sessions.version is 'Goes up with every turn: of two turns that began from one version the second finds that it came too late.';
 comment on column public.flow_sessions.last_message_id is 'Up to here the customer''s messages have been read (ids grow); those after it are the next inputs.';
-comment on column public.flow_sessions.asked_at is 'When the bot last said something: what came before it was no answer to it.';
+comment on column public.flow_sessions.asked_at is 'When the question that is open was first asked: what was written before it is no answer to it.';
 comment on column public.flow_sessions.wakes_at is 'When a wait is over, though nobody wrote.';
 create unique index flow_sessions_one_unfinished_per_conversation_idx
   on public.flow_sessions (organization_id, conversation_id) where not is_completed;

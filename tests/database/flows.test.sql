@@ -5,7 +5,7 @@ alter default privileges grant execute on functions to public;
 
 select tests.a_tenant('clinic');
 select tests.a_tenant('petshop');
-select plan(41);
+select plan(42);
 
 -- A definition of these steps.
 create function pg_temp.flow(variadic steps text[])
@@ -52,6 +52,16 @@ select is(pg_temp.problems(pg_temp.flow(
   '{"id": "c", "tipo": "condicao", "condicoes": [{"chave": "b", "operador": "igual", "valor": "x", "proxima": "fim"}], "proxima": "a"}',
   '{"id": "fim", "tipo": "fim"}')),
   '', 'a circle with a question in it is a way to ask again');
+select is(
+  (select (count(*), count(*) filter (where p.problem = 'silent_loop'), min(p.step), max(p.step))::text
+    from (
+      select jsonb_build_object('etapas', jsonb_agg(jsonb_build_object('id', 's' || n, 'tipo', 'condicao',
+        'condicoes', (select jsonb_agg(jsonb_build_object('chave', 'contato.nome', 'operador', 'existe', 'proxima', 's' || greatest(n - w, 0)))
+          from generate_series(1, 20) w),
+        'proxima', case when n < 198 then 's' || n + 1 else 'fim' end)) || '[{"id": "fim", "tipo": "fim"}]') as definition
+      from generate_series(0, 198) n
+    ) d, private.flow_problems(d.definition) p),
+  '(199,199,s0,s99)', 'where all leads back to everything each step is told once');
 select is(pg_temp.problems(pg_temp.flow(
   '{"id": "a", "tipo": "escolha", "pergunta": "{{cpf}}", "opcoes": [{"rotulo": "A", "valor": "x"}, {"rotulo": "A", "valor": "x"}], "proxima": "fim"}',
   '{"id": "a", "tipo": "fim"}', '{"id": "Fim", "tipo": "fim"}', '{"id": "fim", "tipo": "voar"}')),

@@ -516,7 +516,32 @@ describe('the database\'s check of a definition', () => {
       for (let times = random(4); times >= 0; times--) definition = mutated(definition)
       return definition
     })
-    return [null, [], 'x', {}, { etapas: {} }, { etapas: Array(201).fill({}) }, ...good, ...broken]
+    return [null, [], 'x', {}, { etapas: {} }, { etapas: Array(201).fill({}) }, ...good, ...tangles(), ...broken]
+  }
+
+  /** As many steps and ways as there may be: in one circle, in many, in a line, and where some are out of reach. */
+  function tangles(): Json[] {
+    const leading: ((step: number, way: number) => number)[] = [
+      (step, way) => (step * 31 + way * 17) % 199,
+      (step, way) => Math.max(step - way, 0),
+      (step, way) => Math.min(way === 0 ? step ^ 1 : step + 1, 198),
+      (step) => Math.min(step + 1, 198),
+      (step, way) => Math.min(step + 2 * way + 2, 198),
+    ]
+    return leading.map((to) => ({
+      etapas: [
+        ...Array.from({ length: 199 }, (_, step): Json => ({
+          id: `s${step}`,
+          tipo: 'condicao',
+          condicoes: Array.from(
+            { length: 20 },
+            (_, way) => ({ chave: 'contato.nome', operador: 'existe', proxima: `s${to(step, way)}` }),
+          ),
+          proxima: step % 7 === 0 || step === 198 ? 'fim' : `s${to(step, 1)}`,
+        })),
+        { id: 'fim', tipo: 'fim' },
+      ],
+    }))
   }
 
   test(`finds what the editor's finds, by the same names (seed ${seed})`, async () => {

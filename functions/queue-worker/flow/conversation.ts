@@ -36,7 +36,7 @@ export interface FlowSession {
 
 export type Answer = string | number | boolean
 
-/** flow_sessions.state, at most 16 KiB as JSON. */
+/** flow_sessions.state, kept within 16 KiB as JSON; the database takes 64. */
 export interface FlowState {
   respostas: Record<string, Answer>
   /** What is being asked; null: nothing. */

@@ -53,7 +53,7 @@ export function endRun(run: Run): StepResult {
   return { session, ...run.result, ...(run.need === null ? {} : { need: run.need }) }
 }
 
-/** The database keeps 16 KiB: what only makes answers easier to recognise goes first. */
+/** A state stays within 16 KiB (the database takes 64): what only makes answers easier to recognise goes first. */
 function fitting(state: FlowState): FlowState {
   if (bytes(state) <= MAX_STATE || state.pergunta === null) return state
   const escolhas = state.pergunta.escolhas.map(({ valor, rotulo }) => ({ valor, rotulo }))

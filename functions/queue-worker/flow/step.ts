@@ -39,7 +39,7 @@ export interface StepArguments {
 
 type Message = Extract<FlowInput, { kind: 'message' }>
 
-/** What the answers of one session may take, so that its state fits the database's 16 KiB. */
+/** What the answers of one session may take, so that its state stays within 16 KiB. */
 const MAX_ANSWERS = 6_000
 const DEFAULT_ATTEMPTS = 3
 /** More steps than a definition has mean that it goes round in circles, which findProblems() refuses. */
