@@ -587,6 +587,7 @@ export type Database = {
           'lost_reason': string | null
           'merged_into_id': string | null
           'metadata': NonNullable<Json>
+          'month': string
           'organization_id': string
           'over_limit': boolean
           'professional_id': string | null
@@ -607,6 +608,7 @@ export type Database = {
           'lost_reason'?: string | null
           'merged_into_id'?: string | null
           'metadata'?: NonNullable<Json>
+          'month'?: string
           'organization_id'?: string
           'over_limit'?: boolean
           'professional_id'?: string | null
@@ -626,6 +628,7 @@ export type Database = {
           'lost_reason'?: string | null
           'merged_into_id'?: string | null
           'metadata'?: NonNullable<Json>
+          'month'?: string
           'organization_id'?: string
           'over_limit'?: boolean
           'professional_id'?: string | null
@@ -2264,6 +2267,7 @@ export type Database = {
           'lost_reason': string | null
           'merged_into_id': string | null
           'metadata': NonNullable<Json>
+          'month': string
           'organization_id': string
           'over_limit': boolean
           'professional_id': string | null

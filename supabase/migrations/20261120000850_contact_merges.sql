@@ -731,6 +731,28 @@ as $$
 declare
   theirs uuid[];
 begin
+  -- Ids that came since, and are those of the one who goes, at another number of ours.
+  update public.contact_identities i
+  set contact_id = merge.merged_contact_id
+  where i.organization_id = merge.organization_id
+    and i.contact_id = merge.kept_contact_id
+    and i.created_at > merge.merged_at
+    and (
+      exists (
+        select
+        from public.contact_identities theirs
+        where theirs.organization_id = i.organization_id
+          and theirs.contact_id = merge.merged_contact_id
+          and theirs.kind = i.kind
+          and theirs.value = i.value
+      )
+      or private.phone_from_provider_id(i.value) = (
+        select p.phone_number
+        from public.contacts p
+        where p.organization_id = i.organization_id and p.id = merge.merged_contact_id
+      )
+    );
+
   -- Begun since by an id of the one who goes, at a number to which the one who stays has never written.
   with gone as (
     update public.conversations v
