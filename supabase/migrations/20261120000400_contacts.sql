@@ -172,6 +172,7 @@ set search_path = ''
 as $$
 declare
   survivor uuid;
+  it_stands boolean;
 begin
   loop
     select coalesce(p.merged_into_id, p.id) into survivor
@@ -193,21 +194,23 @@ begin
         where p.organization_id = surviving_contact.organization_id and p.id = survivor
         for key share;
       end if;
-      if exists (
+      it_stands := exists (
         select
         from public.contacts p
         where p.organization_id = surviving_contact.organization_id
           and p.id = surviving_contact.contact_id
           and coalesce(p.merged_into_id, p.id) = survivor
-      ) then
-        return survivor;
+      );
+      if not it_stands then
+        -- Merged, or taken apart, before we had the lock. It is given back before we wait for the other one's.
+        raise exception sqlstate 'BL000';
       end if;
-      -- Merged, or taken apart, before we had the lock. It is given back before we wait for the other one's.
-      raise exception sqlstate 'BL000';
     exception when sqlstate 'BL000' then
       null;
     end;
+    exit when it_stands;
   end loop;
+  return survivor;
 end;
 $$;
 comment on function private.surviving_contact(uuid, uuid, boolean) is

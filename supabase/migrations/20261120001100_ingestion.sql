@@ -106,6 +106,7 @@ declare
   again private.inbound_event[];
   merged uuid[];
   parted uuid[];
+  is_settled boolean := false;
 begin
   loop
     begin
@@ -120,29 +121,31 @@ begin
       parted := array(
         select a.contact_id from private.contact_partings a where not pg_visible_in_snapshot(a.transaction, matched_at)
       );
-      if merged || parted = '{}' then
-        return theirs;
+      is_settled := merged || parted = '{}';
+      if not is_settled then
+        -- Somebody merged a contact, or took one apart, while we were waiting for it: its events may be another one's now.
+        matched_at := pg_current_snapshot();
+        again := private.match_contacts(array(
+          select case
+            when e.contact_id = any (merged || parted) then jsonb_populate_record(e, '{"contact_id": null}')
+            else e
+          end
+          from unnest(theirs) e
+        ));
+        is_settled := array(select e.contact_id from unnest(again) e order by e.n)
+          = array(select e.contact_id from unnest(theirs) e order by e.n);
+        if not is_settled then
+          theirs := again;
+          -- What we hold is given back before we wait for the others: all of them in one order.
+          raise exception sqlstate 'BL000';
+        end if;
       end if;
-      -- Somebody merged a contact, or took one apart, while we were waiting for it: its events may be another one's now.
-      matched_at := pg_current_snapshot();
-      again := private.match_contacts(array(
-        select case
-          when e.contact_id = any (merged || parted) then jsonb_populate_record(e, '{"contact_id": null}')
-          else e
-        end
-        from unnest(theirs) e
-      ));
-      if array(select e.contact_id from unnest(again) e order by e.n)
-        = array(select e.contact_id from unnest(theirs) e order by e.n) then
-        return theirs;
-      end if;
-      theirs := again;
-      -- What we hold is given back before we wait for the others: they are in one order with all that we keep.
-      raise exception sqlstate 'BL000';
     exception when sqlstate 'BL000' then
       null;
     end;
+    exit when is_settled;
   end loop;
+  return theirs;
 end;
 $$;
 comment on function private.lock_contacts(private.inbound_event[], pg_snapshot) is

@@ -255,6 +255,7 @@ as $$
 declare
   of_message constant uuid := private.id_in(job.payload, 'message_id');
   of_contact uuid;
+  is_theirs boolean;
   message public.messages;
 begin
   loop
@@ -271,15 +272,17 @@ begin
       from public.messages m
       where m.organization_id = job.organization_id and m.id = of_message
       for no key update;
-      if message.contact_id is not distinct from of_contact then
-        return message;
+      is_theirs := message.contact_id is not distinct from of_contact;
+      if not is_theirs then
+        -- Merged, or taken apart, while we were waiting for it: given back before we wait for the other one.
+        raise exception sqlstate 'BL000';
       end if;
-      -- Merged, or taken apart, while we were waiting for it: given back before we wait for the other one.
-      raise exception sqlstate 'BL000';
     exception when sqlstate 'BL000' then
       null;
     end;
+    exit when is_theirs;
   end loop;
+  return message;
 end;
 $$;
 comment on function private.lock_message_of(public.message_queue) is 'The message that a job is about, locked; null when it is gone.';
