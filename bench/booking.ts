@@ -20,7 +20,16 @@ import {
   type Rates,
   type Uncontended,
 } from './booking/contention.ts'
-import { addBareCopy, addClinic, addHouses, BOOKINGS_OF_EACH, BOOKINGS_OF_MONTH, type Clinic, type House } from './booking/data.ts'
+import {
+  addBareCopy,
+  addClinic,
+  addHouses,
+  BOOKINGS_OF_EACH,
+  BOOKINGS_OF_MONTH,
+  type Clinic,
+  type House,
+  withoutIndexes,
+} from './booking/data.ts'
 import { short, table } from './figures.ts'
 
 const RESULTS = fileURLToPath(new URL('results/', import.meta.url))
@@ -70,15 +79,15 @@ async function measure(stack: Stack, admin: postgres.Sql): Promise<void> {
   const houses = await withHouses(admin, [], size.houses.few)
   await addBareCopy(admin)
   await nameForBench(admin)
-  const bench: Bench = { stack, admin, api: await Api.watched(stack, admin, interrupted.signal) }
+  const bench: Bench = { stack, admin, api: new Api(stack, interrupted.signal) }
+  const uncontended = await measureAgendasOfTheirOwn(bench)
+  const contention = await measureTheSameSlots(bench)
+  await bench.api.watch(admin)
   const slots = await measureSlots(bench)
   const writes = await measureWrites(bench)
   const few = await measureCalendar(bench, houses)
   const many = await measureCalendar(bench, await withHouses(admin, houses, size.houses.many))
   printGrowth(few, many)
-  await bench.api.unwatch(admin)
-  const uncontended = await measureAgendasOfTheirOwn(bench)
-  const contention = await measureTheSameSlots(bench)
 
   const measuredAt = new Date().toISOString()
   const result = {
@@ -100,10 +109,12 @@ async function measure(stack: Stack, admin: postgres.Sql): Promise<void> {
 /** As many as are asked for, with what autovacuum brings within a minute. */
 async function withHouses(admin: postgres.Sql, houses: House[], count: number): Promise<House[]> {
   const all = [...houses]
-  while (all.length < count) {
-    interrupted.signal.throwIfAborted()
-    all.push(...await addHouses(admin, Math.min(HOUSES_AT_ONCE, count - all.length)))
-  }
+  await withoutIndexes(admin, async () => {
+    while (all.length < count) {
+      interrupted.signal.throwIfAborted()
+      all.push(...await addHouses(admin, Math.min(HOUSES_AT_ONCE, count - all.length)))
+    }
+  })
   await admin`vacuum (analyze)`
   return all
 }
@@ -277,7 +288,8 @@ interface Calendar {
 
 const EMBEDDED = '*,contact:contacts(name,phone_number),pet:pets(name),service:services(name),professional:professionals(name)'
 
-async function measureCalendar({ api }: Bench, houses: House[]): Promise<Calendar> {
+async function measureCalendar({ admin, api }: Bench, houses: House[]): Promise<Calendar> {
+  await api.reconnect(admin)
   const day = (n: number) => new Date(Date.now() + (n % 15 - 7) * 24 * 3_600_000).toISOString().slice(0, 10)
   const calendar = (select: string, isMember: boolean, hasFilter: boolean) => (n: number): Call => {
     // Any of them, the same for each question.

@@ -925,6 +925,7 @@ export type Database = {
           'lost_reason': string | null
           'merged_into_id': string | null
           'metadata': NonNullable<Json>
+          'month': string
           'organization_id': string
           'over_limit': boolean
           'professional_id': string | null
@@ -945,6 +946,7 @@ export type Database = {
           'lost_reason'?: string | null
           'merged_into_id'?: string | null
           'metadata'?: NonNullable<Json>
+          'month'?: string
           'organization_id'?: string
           'over_limit'?: boolean
           'professional_id'?: string | null
@@ -964,6 +966,7 @@ export type Database = {
           'lost_reason'?: string | null
           'merged_into_id'?: string | null
           'metadata'?: NonNullable<Json>
+          'month'?: string
           'organization_id'?: string
           'over_limit'?: boolean
           'professional_id'?: string | null
@@ -3110,6 +3113,7 @@ export type Database = {
           'lost_reason': string | null
           'merged_into_id': string | null
           'metadata': NonNullable<Json>
+          'month': string
           'organization_id': string
           'over_limit': boolean
           'professional_id': string | null

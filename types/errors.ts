@@ -61,6 +61,7 @@ export const businessErrors = {
   BL406: 'merge_not_found',
   BL407: 'merge_not_undoable',
   BL408: 'lead_exists',
+  BL409: 'contact_exists',
   BL500: 'service_not_found',
   BL501: 'slot_unavailable',
   BL502: 'booking_not_found',

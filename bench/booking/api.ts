@@ -48,25 +48,24 @@ export function headersOf({ keys }: Stack, caller: Caller): Record<string, strin
 export class Api {
   readonly #headers = new Map<string, Record<string, string>>()
 
-  private constructor(readonly stack: Stack, readonly log: string, readonly interrupted: AbortSignal) {}
+  readonly log: string
 
-  /** From now on Postgres logs each statement of the Data API. */
-  static async watched(stack: Stack, admin: postgres.Sql, interrupted: AbortSignal): Promise<Api> {
-    await admin`alter role authenticator set log_min_duration_statement = 0`
-    await admin`alter role authenticator set log_parameter_max_length = 0`
-    const api = new Api(stack, join(stack.dataDir, 'logs', 'postgres.log'), interrupted)
-    await api.reconnect(admin)
-    return api
+  constructor(readonly stack: Stack, readonly interrupted: AbortSignal) {
+    this.log = join(stack.dataDir, 'logs', 'postgres.log')
   }
 
-  /** The same without the log: for what counts calls rather than times them. */
-  async unwatch(admin: postgres.Sql): Promise<void> {
-    await admin`alter role authenticator reset log_min_duration_statement`
+  /** From now on Postgres logs each statement of the Data API. */
+  async watch(admin: postgres.Sql): Promise<void> {
+    await admin`alter role authenticator set log_min_duration_statement = 0`
+    await admin`alter role authenticator set log_parameter_max_length = 0`
     await this.reconnect(admin)
   }
 
-  /** New connections, with what is set for the role now; PostgREST may lose a call or two to those that end. */
-  private async reconnect(admin: postgres.Sql): Promise<void> {
+  /**
+   * New connections, with what is set for the role now. A plan is weighed against those made when the table was smaller,
+   * so that after it has grown an old connection plans anew at every call; PostgREST ends them after half an hour.
+   */
+  async reconnect(admin: postgres.Sql): Promise<void> {
     await admin`select pg_terminate_backend(pid) from pg_stat_activity where usename = 'authenticator'`
     await sleep(1_000)
     for (let tries = 0; tries < 50; tries++) {

@@ -131,7 +131,40 @@ create trigger contacts_900_take_over_number
   for each row when (new.phone_number is not null and new.phone_number is distinct from old.phone_number)
   execute function private.tg_contacts__take_over_number();
 
-create function private.surviving_contact(organization_id uuid, contact_id uuid)
+create function private.tg_contacts__refuse_left_number()
+returns trigger
+language plpgsql
+volatile
+security definer -- nobody else sees merged contacts
+set search_path = ''
+as $$
+declare
+  survivor uuid;
+begin
+  -- Told to nobody who may not see the other one either. A delivery, which looks for the survivor itself, and an import
+  -- with the service key come by "on conflict", and past this.
+  if new.organization_id = any (private.member_organizations('attendant')) then
+    select p.merged_into_id into survivor
+    from public.contacts p
+    where p.organization_id = new.organization_id
+      and p.phone_number = new.phone_number
+      and p.merged_into_id <> new.id;
+    if found then
+      perform private.raise_error('BL409', 'contact_exists', 'This number leads to another contact, since two were merged',
+        jsonb_build_object('contact_id', survivor));
+    end if;
+  end if;
+  return new;
+end;
+$$;
+comment on function private.tg_contacts__refuse_left_number() is
+  'Trigger: whose number a merged contact left behind, when somebody wants to give it to a third one. Says in words what the key would say by its name, of a row that nobody sees.';
+create trigger contacts_900_refuse_left_number
+  before insert or update of phone_number on public.contacts
+  for each row when (new.phone_number is not null)
+  execute function private.tg_contacts__refuse_left_number();
+
+create function private.surviving_contact(organization_id uuid, contact_id uuid, to_write boolean default false)
 returns uuid
 language plpgsql
 volatile
@@ -139,6 +172,7 @@ set search_path = ''
 as $$
 declare
   survivor uuid;
+  it_stands boolean;
 begin
   loop
     select coalesce(p.merged_into_id, p.id) into survivor
@@ -148,24 +182,39 @@ begin
       perform private.raise_error('BL402', 'contact_not_found', 'This organization has no such contact',
         jsonb_build_object('contact_id', contact_id));
     end if;
-    perform
-    from public.contacts p
-    where p.organization_id = surviving_contact.organization_id and p.id = survivor
-    for key share;
-    -- Merged, or taken apart, before we had the lock? Then look again; who merges knows that we may hold this one.
-    exit when exists (
-      select
-      from public.contacts p
-      where p.organization_id = surviving_contact.organization_id
-        and p.id = surviving_contact.contact_id
-        and coalesce(p.merged_into_id, p.id) = survivor
-    );
+    begin
+      if to_write then
+        perform
+        from public.contacts p
+        where p.organization_id = surviving_contact.organization_id and p.id = survivor
+        for no key update;
+      else
+        perform
+        from public.contacts p
+        where p.organization_id = surviving_contact.organization_id and p.id = survivor
+        for key share;
+      end if;
+      it_stands := exists (
+        select
+        from public.contacts p
+        where p.organization_id = surviving_contact.organization_id
+          and p.id = surviving_contact.contact_id
+          and coalesce(p.merged_into_id, p.id) = survivor
+      );
+      if not it_stands then
+        -- Merged, or taken apart, before we had the lock. It is given back before we wait for the other one's.
+        raise exception sqlstate 'BL000';
+      end if;
+    exception when sqlstate 'BL000' then
+      null;
+    end;
+    exit when it_stands;
   end loop;
   return survivor;
 end;
 $$;
-comment on function private.surviving_contact(uuid, uuid) is
-  'The contact that this one is today, kept from being merged until the transaction ends; or error contact_not_found. For whatever writes a row that names a contact.';
+comment on function private.surviving_contact(uuid, uuid, boolean) is
+  'The contact that this one is today, kept from being merged until the transaction ends; or error contact_not_found. For whatever writes a row that names a contact. Who will write the contact itself, or wants to be alone with it, says so: whoever holds less and then wants more meets somebody who does the same.';
 
 -- contact_identities ----------------------------------------------------------------------------------------------
 
@@ -253,10 +302,13 @@ create function private.tg_pets__find_survivor()
 returns trigger
 language plpgsql
 volatile
-security definer -- whoever adds an animal may not be allowed to lock contacts, and does not see merged ones
+security definer -- whoever writes an animal may not be allowed to lock contacts, and does not see merged ones
 set search_path = ''
 as $$
 begin
+  if tg_op = 'UPDATE' and new.contact_id = old.contact_id then
+    return new;
+  end if;
   -- Whether there is such a contact only he learns who may add an animal: from the foreign key, after the policies.
   if exists (
     select from public.contacts p where p.organization_id = new.organization_id and p.id = new.contact_id
@@ -266,7 +318,7 @@ begin
   return new;
 end;
 $$;
-comment on function private.tg_pets__find_survivor() is 'Trigger: a merged contact''s animal is the survivor''s.';
+comment on function private.tg_pets__find_survivor() is 'Trigger: an animal that is given to a merged contact is the survivor''s.';
 create trigger pets_500_find_survivor
-  before insert on public.pets
+  before insert or update of contact_id on public.pets
   for each row execute function private.tg_pets__find_survivor();

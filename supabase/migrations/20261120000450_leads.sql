@@ -20,6 +20,7 @@ create table public.leads (
   source text,
   utm jsonb not null default '{}',
   metadata jsonb not null default '{}',
+  month date not null default date_trunc('month', now()),
   over_limit boolean not null default false,
   merged_into_id uuid,
   last_interaction_at timestamptz not null default now(),
@@ -37,6 +38,7 @@ create table public.leads (
   constraint leads_merged_into_id_is_another_check check (merged_into_id <> id),
   constraint leads_closed_at_check check ((status in ('fechado', 'perdido')) = (closed_at is not null)),
   constraint leads_lost_reason_check check (lost_reason is null or status = 'perdido'),
+  constraint leads_month_is_first_day_check check (extract(day from month) = 1),
   constraint leads_lost_reason_length_check check (length(lost_reason) <= 500),
   constraint leads_source_length_check check (length(source) <= 200),
   constraint leads_respostas_is_object_check check (jsonb_typeof(respostas) = 'object'),
@@ -48,12 +50,14 @@ comment on column public.leads.professional_id is 'Whose lead it is; null: nobod
 comment on column public.leads.is_open is 'Enums are not leakproof: under RLS only a boolean like this one can use an index.';
 comment on column public.leads.respostas is 'What the contact answered, by question.';
 comment on column public.leads.utm is 'The campaign that brought the contact first.';
+comment on column public.leads.month is
+  'The calendar month in which it came, by the clock of the organization then: the one whose places it takes.';
 comment on column public.leads.over_limit is
   'Came when the month''s leads of the plan were used up: hidden from everybody but the platform until an upgrade releases it.';
 comment on column public.leads.merged_into_id is
-  'The lead that stands in the pipeline for this one, since their contacts were merged; hidden until that is undone.';
+  'The lead before which this one stepped back when their contacts were merged: hidden until that is undone. After another merge that one may have stepped back itself: follow it until one stands. Deleting a lead deletes what stands behind it: who deletes means the person''s interest, not one of its two rows.';
 comment on column public.leads.last_interaction_at is
-  'When the contact or we last wrote. Moves with every message while the lead is open and shown; in no index, so that moving it is cheap.';
+  'When the contact or we last wrote. Moves with every message while the lead is open and shown (but for one that comes in the instant in which somebody edits the lead: messages wait for nobody); in no index, so that moving it is cheap.';
 comment on column public.leads.lost_reason is 'Kept only while the lead is lost.';
 create unique index leads_one_per_contact_and_professional_idx
   on public.leads (organization_id, contact_id, professional_id) nulls not distinct where merged_into_id is null;
@@ -219,12 +223,22 @@ security definer -- sees professionals and others' leads, which the keys do too
 set search_path = ''
 as $$
 begin
-  if not exists (
+  -- Before anything is said of colleagues' leads: what the policy would say only afterwards.
+  if not private.is_service()
+    and new.organization_id <> all (private.organizations_with_all_leads())
+    and not exists (
+      select
+      from private.own_professionals() o
+      where o.organization_id = new.organization_id and o.professional_id = new.professional_id
+    ) then
+    raise exception 'Here a lead passes only to the professional that you are' using errcode = 'insufficient_privilege';
+  end if;
+  if new.professional_id is not null and not exists (
     select
     from public.professionals p
-    where p.organization_id = new.organization_id and p.id = new.professional_id
-  ) and new.professional_id is not null then
-    perform private.raise_error('BL507', 'professional_not_available', 'This organization has no such professional',
+    where p.organization_id = new.organization_id and p.id = new.professional_id and p.is_active
+  ) then
+    perform private.raise_error('BL507', 'professional_not_available', 'This organization has no such active professional',
       jsonb_build_object('professional_id', new.professional_id));
   elsif exists (
     select
@@ -235,7 +249,9 @@ begin
       and l.merged_into_id is null
       and l.id <> new.id
   ) then
-    perform private.raise_error('BL408', 'lead_exists', 'This contact has a lead with that professional already',
+    -- The same words for both, so that they do not tell them apart.
+    perform private.raise_error('BL408', 'lead_exists',
+      'This contact has a lead with that professional already, if only one that waits over the plan''s limit',
       jsonb_build_object('contact_id', new.contact_id, 'professional_id', new.professional_id));
   end if;
   return new;
@@ -309,14 +325,14 @@ set search_path = ''
 as $$
 declare
   organization public.organizations;
-  its_month date;
 begin
-  new.contact_id := private.surviving_contact(new.organization_id, new.contact_id);
   -- Shared: a plan does not change between our reading it and our commit. Who changes it waits for the leads that are
   -- on their way and then sees them all; who comes after that reads the new plan.
   select o.* into organization from public.organizations o where o.id = new.organization_id for share;
-  its_month := private.month_of(new.created_at, organization.timezone);
-  new.over_limit := private.lock_lead_usage(new.organization_id, its_month) >= (
+  -- The organization before the contact, as everywhere.
+  new.contact_id := private.surviving_contact(new.organization_id, new.contact_id);
+  new.month := private.month_of(new.created_at, organization.timezone);
+  new.over_limit := private.lock_lead_usage(new.organization_id, new.month) >= (
     select f.leads_per_month
     from private.plan_features f
     where f.plan_type = private.effective_plan(new.organization_id)
@@ -332,7 +348,7 @@ begin
   ) then
     update private.lead_usage u
     set used = u.used + 1
-    where u.organization_id = new.organization_id and u.month = its_month;
+    where u.organization_id = new.organization_id and u.month = new.month;
   end if;
   return new;
 end;
@@ -350,7 +366,6 @@ volatile
 set search_path = ''
 as $$
 declare
-  zone text;
   places int;
   this_month date;
   free int;
@@ -358,17 +373,17 @@ declare
   total int := 0;
 begin
   -- Nobody inserts leads until this is committed: see tg_leads__take_place().
-  select o.timezone into zone from public.organizations o where o.id = release_leads.organization_id for no key update;
+  perform from public.organizations o where o.id = release_leads.organization_id for no key update;
   places := (
     select f.leads_per_month
     from private.plan_features f
     where f.plan_type = private.effective_plan(release_leads.organization_id)
   );
   for this_month in
-    select distinct private.month_of(l.created_at, zone) as month
+    select distinct l.month
     from public.leads l
-    where l.organization_id = release_leads.organization_id and l.over_limit
-    order by month
+    where l.organization_id = release_leads.organization_id and l.over_limit and l.merged_into_id is null
+    order by l.month
   loop
     free := greatest(places - private.lock_lead_usage(organization_id, this_month), 0);
     update public.leads l
@@ -384,8 +399,9 @@ begin
         from public.leads waiting
         where waiting.organization_id = release_leads.organization_id
           and waiting.over_limit
-          and waiting.created_at >= this_month::timestamp at time zone zone
-          and waiting.created_at < (this_month + interval '1 month') at time zone zone
+          -- One behind another shows nothing and takes no place; it comes forward when its merge is undone.
+          and waiting.merged_into_id is null
+          and waiting.month = this_month
         order by waiting.created_at, waiting.id
         limit free
       );
@@ -470,12 +486,13 @@ security definer -- leads are made through this function only
 set search_path = ''
 as $$
 declare
+  is_service constant boolean := private.is_service();
   of_professional uuid := professional_id;
   of_contact uuid;
   lead public.leads;
 begin
   perform private.require_role(organization_id, 'attendant');
-  if not private.is_service() and organization_id <> all (private.organizations_with_all_leads()) then
+  if not is_service and organization_id <> all (private.organizations_with_all_leads()) then
     select o.professional_id into of_professional
     from private.own_professionals() o
     where o.organization_id = create_lead.organization_id;
@@ -492,23 +509,21 @@ begin
       jsonb_build_object('professional_id', of_professional));
   end if;
 
-  -- The organization before the contact, as everywhere; the trigger that takes the place wants it.
+  -- The organization before the contact: the trigger that takes the place wants it.
   perform from public.organizations o where o.id = create_lead.organization_id for share;
-  -- Two answers of one contact at once: the second one finds the first one's lead. Locked like this from the beginning:
-  -- whoever holds less and then wants more meets an inbound message that does the same.
-  perform
-  from public.contacts p
-  where p.organization_id = create_lead.organization_id and p.id = create_lead.contact_id
-  for no key update;
-  of_contact := private.surviving_contact(organization_id, contact_id);
-  perform
-  from public.contacts p
-  where p.organization_id = create_lead.organization_id and p.id = of_contact
-  for no key update;
+  -- Two answers of one contact at once: the second one finds the first one's lead.
+  of_contact := private.surviving_contact(organization_id, contact_id, to_write => true);
 
+  -- Nobody writes over what the plan hides from him.
   update public.leads l
-  set respostas = l.respostas || coalesce(create_lead.respostas, '{}'),
-      metadata = l.metadata || coalesce(create_lead.metadata, '{}'),
+  set respostas = case
+        when l.over_limit and not is_service then coalesce(create_lead.respostas, '{}') || l.respostas
+        else l.respostas || coalesce(create_lead.respostas, '{}')
+      end,
+      metadata = case
+        when l.over_limit and not is_service then coalesce(create_lead.metadata, '{}') || l.metadata
+        else l.metadata || coalesce(create_lead.metadata, '{}')
+      end,
       source = coalesce(l.source, create_lead.source),
       utm = coalesce(create_lead.utm, '{}') || l.utm,
       last_interaction_at = greatest(l.last_interaction_at, now())
@@ -524,6 +539,13 @@ begin
       coalesce(create_lead.respostas, '{}'), coalesce(create_lead.metadata, '{}')
     )
     returning l.* into lead;
+  end if;
+  if lead.over_limit and not is_service then
+    lead.source := null;
+    lead.utm := '{}';
+    lead.respostas := '{}';
+    lead.metadata := '{}';
+    lead.lost_reason := null;
   end if;
   return lead;
 end;
@@ -550,5 +572,5 @@ begin
 end;
 $$;
 comment on function public.create_lead(uuid, uuid, text, jsonb, jsonb, jsonb, uuid) is
-  'The lead of a contact and professional: a new one, or the one that is there, in whatever status, with the new answers and metadata laid over its own (source and utm stay those of the first time). Beyond the plan''s leads of the month it is kept with over_limit and hidden until an upgrade. Where lead_visibility is own, an attendant makes only leads of the professional that he is. Attendants and up. Errors: not_allowed, contact_not_found, professional_not_available.';
+  'The lead of a contact and professional: a new one, or the one that is there, in whatever status, with the new answers and metadata laid over its own (source and utm stay those of the first time). Beyond the plan''s leads of the month it is kept with over_limit and hidden until an upgrade: the answer then tells nothing of what it holds, and new answers are laid under those that are there. Where lead_visibility is own, an attendant makes only leads of the professional that he is. Attendants and up. Errors: not_allowed, contact_not_found, professional_not_available.';
 grant execute on function public.create_lead(uuid, uuid, text, jsonb, jsonb, jsonb, uuid) to authenticated, service_role;

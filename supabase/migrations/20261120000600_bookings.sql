@@ -333,16 +333,19 @@ begin
     new.contact_id := private.surviving_contact(new.organization_id, new.contact_id);
   end if;
   if new.pet_id is not null then
-    perform
-    from public.pets p
-    where p.organization_id = new.organization_id
-      and p.id = new.pet_id
-      and p.contact_id = new.contact_id
-      and (p.is_active or tg_op = 'UPDATE')
-    for share;
-    if not found then
-      perform private.raise_error('BL404', 'pet_not_found', 'This customer has no such animal',
-        jsonb_build_object('pet_id', new.pet_id));
+    -- Whose it was when it was booked: it may be handed over since, and the booking move with a merged contact.
+    if tg_op = 'INSERT' or new.pet_id is distinct from old.pet_id then
+      perform
+      from public.pets p
+      where p.organization_id = new.organization_id
+        and p.id = new.pet_id
+        and p.contact_id = new.contact_id
+        and (p.is_active or tg_op = 'UPDATE')
+      for share;
+      if not found then
+        perform private.raise_error('BL404', 'pet_not_found', 'This customer has no such animal',
+          jsonb_build_object('pet_id', new.pet_id));
+      end if;
     end if;
   elsif (tg_op = 'INSERT' or new.service_id <> old.service_id) and exists (
     select

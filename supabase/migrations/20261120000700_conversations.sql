@@ -93,8 +93,10 @@ as $$
 begin
   if exists (
     select from public.conversations v where v.organization_id = old.organization_id and v.contact_id = old.id
+  ) or exists (
+    select from public.bookings b where b.organization_id = old.organization_id and b.contact_id = old.id
   ) then
-    perform private.raise_error('BL201', 'contact_in_use', 'A contact with conversations cannot be deleted',
+    perform private.raise_error('BL201', 'contact_in_use', 'A contact with conversations or bookings cannot be deleted',
       jsonb_build_object('contact_id', old.id));
   end if;
   return old;
@@ -257,6 +259,8 @@ begin
   ) m
   where c.organization_id = m.organization_id and c.id = m.contact_id;
 
+  -- Who edits many leads at once locks them in whatever order he comes upon them: one of them in hand, a delivery waits
+  -- for none.
   update public.leads l
   set last_interaction_at = greatest(l.last_interaction_at, m.at)
   from (
@@ -264,13 +268,19 @@ begin
     from inserted i
     group by i.organization_id, i.contact_id
   ) m
-  where l.organization_id = m.organization_id
-    and l.contact_id = m.contact_id
-    -- "is true" keeps the pipeline's index out of it: a tenant has many open leads, a contact has one.
-    and l.is_open is true
-    -- What is hidden stands still: a change of plan, which moves it, waits for nobody's message.
-    and not l.over_limit
-    and l.merged_into_id is null;
+  cross join lateral (
+    select free.id
+    from public.leads free
+    where free.organization_id = m.organization_id
+      and free.contact_id = m.contact_id
+      -- "is true" keeps the pipeline's index out of it: a tenant has many open leads, a contact has one.
+      and free.is_open is true
+      -- What is hidden stands still: a change of plan, which moves it, waits for nobody's message.
+      and not free.over_limit
+      and free.merged_into_id is null
+    for no key update skip locked
+  ) shown
+  where l.organization_id = m.organization_id and l.id = shown.id;
 
   update public.conversations v
   set last_message_at = greatest(v.last_message_at, m.last_message_at),

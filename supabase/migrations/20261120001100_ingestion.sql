@@ -75,12 +75,17 @@ begin
       from public.contacts p
       where e.contact_id is null
         and p.organization_id = e.organization_id
-        and p.id = coalesce(by_identity.contact_id, (
-          -- A number that a merged contact left behind leads to the one that it was merged into.
-          select coalesce(same_number.merged_into_id, same_number.id)
-          from public.contacts same_number
-          where same_number.organization_id = e.organization_id and same_number.phone_number = e.phone_number
-        ))
+        and p.id = (
+          -- A number or an id that a merged contact has kept leads to the one that it was merged into.
+          select coalesce(found.merged_into_id, found.id)
+          from public.contacts found
+          where found.organization_id = e.organization_id
+            and found.id = coalesce(by_identity.contact_id, (
+              select same_number.id
+              from public.contacts same_number
+              where same_number.organization_id = e.organization_id and same_number.phone_number = e.phone_number
+            ))
+        )
       limit 1
     ) c on true
     order by e.n
@@ -90,7 +95,7 @@ $$;
 comment on function private.match_contacts(private.inbound_event[]) is
   'The same events, each with whose it is (if that is not known yet): by the ids WhatsApp gives (in the adapter''s order), else by the canonical phone number.';
 
-create function private.lock_contacts(events private.inbound_event[])
+create function private.lock_contacts(events private.inbound_event[], matched_at pg_snapshot)
 returns private.inbound_event[]
 language plpgsql
 volatile
@@ -98,29 +103,53 @@ set search_path = ''
 as $$
 declare
   theirs private.inbound_event[] := events;
+  again private.inbound_event[];
   merged uuid[];
+  parted uuid[];
+  is_settled boolean := false;
 begin
   loop
-    with locked as materialized (
-      select p.id, p.merged_into_id
-      from public.contacts p
-      where (p.organization_id, p.id) in (select e.organization_id, e.contact_id from unnest(theirs) e)
-      order by p.organization_id, p.id
-      for no key update
-    )
-    select array_agg(l.id) filter (where l.merged_into_id is not null) into merged from locked l;
-    exit when merged is null;
-    -- Somebody merged a contact while we were waiting for it: its events are the other one's now.
-    theirs := private.match_contacts(array(
-      select case when e.contact_id = any (merged) then jsonb_populate_record(e, '{"contact_id": null}') else e end
-      from unnest(theirs) e
-    ));
+    begin
+      with locked as materialized (
+        select p.id, p.merged_into_id
+        from public.contacts p
+        where (p.organization_id, p.id) in (select e.organization_id, e.contact_id from unnest(theirs) e)
+        order by p.organization_id, p.id
+        for no key update
+      )
+      select coalesce(array_agg(l.id) filter (where l.merged_into_id is not null), '{}') into merged from locked l;
+      parted := array(
+        select a.contact_id from private.contact_partings a where not pg_visible_in_snapshot(a.transaction, matched_at)
+      );
+      is_settled := merged || parted = '{}';
+      if not is_settled then
+        -- Somebody merged a contact, or took one apart, while we were waiting for it: its events may be another one's now.
+        matched_at := pg_current_snapshot();
+        again := private.match_contacts(array(
+          select case
+            when e.contact_id = any (merged || parted) then jsonb_populate_record(e, '{"contact_id": null}')
+            else e
+          end
+          from unnest(theirs) e
+        ));
+        is_settled := array(select e.contact_id from unnest(again) e order by e.n)
+          = array(select e.contact_id from unnest(theirs) e order by e.n);
+        if not is_settled then
+          theirs := again;
+          -- What we hold is given back before we wait for the others: all of them in one order.
+          raise exception sqlstate 'BL000';
+        end if;
+      end if;
+    exception when sqlstate 'BL000' then
+      null;
+    end;
+    exit when is_settled;
   end loop;
   return theirs;
 end;
 $$;
-comment on function private.lock_contacts(private.inbound_event[]) is
-  'The same events, with the contacts whose they are locked in one order for everybody; none of them is a merged one.';
+comment on function private.lock_contacts(private.inbound_event[], pg_snapshot) is
+  'The same events, with the contacts whose they are locked in one order for everybody; none of them is a merged one, and none was taken apart after matched_at, when they were looked up.';
 
 create function private.lock_identities(events private.inbound_event[])
 returns void
@@ -846,6 +875,7 @@ set enable_mergejoin = off
 as $$
 declare
   app private.meta_apps;
+  matched_at pg_snapshot := pg_current_snapshot();
   unrouted bigint;
   unknown bigint;
   events private.inbound_event[];
@@ -951,7 +981,8 @@ begin
     perform private.lock_identities(uncertain);
     events := private.match_contacts(events);
   end if;
-  events := private.lock_contacts(events);
+  events := private.lock_contacts(events, matched_at);
+  matched_at := pg_current_snapshot();
 
   -- Before anyone new is made: who announces a new number may write from it in the same delivery.
   if exists (select from unnest(events) e where e.kind = 'identity_change') then
@@ -981,7 +1012,7 @@ begin
 
   -- Who was found only now was not locked before: somebody whom an app made meanwhile, for instance.
   if cardinality(uncertain) > 0 then
-    events := private.lock_contacts(events);
+    events := private.lock_contacts(events, matched_at);
   end if;
 
   stored := private.store_messages(events);

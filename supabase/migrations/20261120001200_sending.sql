@@ -304,21 +304,35 @@ volatile
 set search_path = ''
 as $$
 declare
+  of_message constant uuid := private.id_in(job.payload, 'message_id');
+  of_contact uuid;
+  is_theirs boolean;
   message public.messages;
 begin
-  -- The contact first: a status of the message, on its way in, does the same.
-  perform
-  from public.contacts p
-  where (p.organization_id, p.id) = (
-    select m.organization_id, m.contact_id
+  loop
+    select m.contact_id into of_contact
     from public.messages m
-    where m.organization_id = job.organization_id and m.id = private.id_in(job.payload, 'message_id')
-  )
-  for no key update;
-  select m.* into message
-  from public.messages m
-  where m.organization_id = job.organization_id and m.id = private.id_in(job.payload, 'message_id')
-  for no key update;
+    where m.organization_id = job.organization_id and m.id = of_message;
+    begin
+      -- The contact first: a status of the message, on its way in, does the same.
+      perform
+      from public.contacts p
+      where p.organization_id = job.organization_id and p.id = of_contact
+      for no key update;
+      select m.* into message
+      from public.messages m
+      where m.organization_id = job.organization_id and m.id = of_message
+      for no key update;
+      is_theirs := message.contact_id is not distinct from of_contact;
+      if not is_theirs then
+        -- Merged, or taken apart, while we were waiting for it: given back before we wait for the other one.
+        raise exception sqlstate 'BL000';
+      end if;
+    exception when sqlstate 'BL000' then
+      null;
+    end;
+    exit when is_theirs;
+  end loop;
   return message;
 end;
 $$;

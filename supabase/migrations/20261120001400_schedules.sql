@@ -501,4 +501,6 @@ values
   ('delete_old_webhook_deliveries', 'Deliveries go after thirty days.',
     '*/10 * * * *', 'select private.delete_old_webhook_deliveries(20000) as deleted', null, null),
   ('delete_old_runs', 'Records of the clock go after fourteen days.',
-    '35 3 * * *', 'select private.delete_old_runs() as deleted', null, null);
+    '35 3 * * *', 'select private.delete_old_runs() as deleted', null, null),
+  ('forget_merges', 'What merges noted down to be undone goes when they cannot be any more.',
+    '45 3 * * *', 'select private.forget_merges() as deleted', null, null);

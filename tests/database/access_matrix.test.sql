@@ -55,6 +55,7 @@ insert into attempts values
   ('lead_usage', $$(organization_id, month, used) values (:org, '2026-01-01', 1)$$, 'used = used'),
   ('contact_merges', $$(organization_id, kept_contact_id, merged_contact_id) values (:org, gen_random_uuid(), gen_random_uuid())$$, 'undone_at = undone_at'),
   ('contact_merge_changes', $$(organization_id, merge_id, position, is_move, table_name, row_ids, before, after) values (:org, gen_random_uuid(), 1, true, 'x', '{}', '{}', '{}')$$, 'table_name = table_name'),
+  ('contact_partings', $$(organization_id, contact_id) values (:org, gen_random_uuid())$$, 'created_at = created_at'),
   ('plan_features', $$(plan_type, leads_per_month) values ('free', 1)$$, 'leads_per_month = leads_per_month'),
   ('schedules', $$(name, description, expression, command) values ('x', 'x', '* * * * *', 'select 1')$$, 'is_active = is_active'),
   ('schedule_runs', $$(name, driver, scheduled_for) values ('x', 'x', now())$$, 'error = error');

@@ -1,7 +1,7 @@
 -- A lead's way from the first answer to yes or no, and who may see it on that way.
 begin;
 alter default privileges grant execute on functions to public;
-select plan(81);
+select plan(87);
 
 select tests.a_tenant('clinic');
 select tests.a_tenant('petshop');
@@ -124,6 +124,9 @@ select throws_ok(
 select lives_ok(
   format('update public.leads set professional_id = %L where id = %L', pg_temp.id('ana'), pg_temp.id('lead of joao')),
   'but to any other');
+select throws_ok(
+  format('update public.leads set professional_id = %L where id = %L', pg_temp.id('ines'), pg_temp.id('lead of joao')),
+  'BL507', null, 'who is still there');
 select tests.authenticate_as_service();
 select lives_ok(format('select public.create_lead(%L, organization_id => %L)', pg_temp.id('rita'), pg_temp.clinic()), 'the platform makes leads, a flow''s for instance');
 delete from public.leads where contact_id = pg_temp.id('rita');
@@ -174,6 +177,9 @@ select throws_ok(format('select public.create_lead(%L, %L)', pg_temp.id('joao'),
 select throws_ok(
   format('update public.leads set professional_id = %L where contact_id = %L', pg_temp.id('bruno'), pg_temp.id('rita')), '42501', null,
   'nor gives a lead away');
+select throws_ok(
+  format('update public.leads set professional_id = %L where contact_id = %L', pg_temp.id('bruno'), pg_temp.id('joao')), '42501', null,
+  'nor learns by trying which ones a colleague has');
 select tests.authenticate_as_nobody();
 insert into public.organizations (id, name, slug, vertical) values ('0199cafe-0000-7000-8000-0000000000aa', 'Ana''s own', 'anas-own', 'other');
 insert into public.user_roles (organization_id, user_id, role)
@@ -207,8 +213,26 @@ select tests.authenticate_as(tests.the('clinic', 'owner_id'));
 select is((select count(*) from public.leads where professional_id = pg_temp.id('bruno')), 0::bigint, 'a lead over the limit is not even the owner''s to see');
 delete from public.leads where id = pg_temp.id('lead for bruno');
 update public.leads set source = 'seen' where organization_id = pg_temp.clinic();
+select tests.authenticate_as_nobody();
+update public.leads set respostas = '{"renda": "10k"}', metadata = '{"form": 1}', utm = '{"campaign": "x"}' where id = pg_temp.id('lead for bruno');
+select tests.authenticate_as(tests.the('clinic', 'owner_id'));
+select is(
+  (
+    select (l.id = pg_temp.id('lead for bruno'), l.over_limit, l.respostas, l.metadata, l.utm, l.source)::text
+    from public.create_lead(pg_temp.id('joao'), pg_temp.id('bruno'), respostas => '{"renda": "0", "vidas": 2}', metadata => '{"form": 2}') l
+  ),
+  '(t,t,{},{},{},)', 'nor to be told by making it again');
+select throws_ok(
+  format('update public.leads set professional_id = %L where contact_id = %L and professional_id = %L', pg_temp.id('bruno'), pg_temp.id('joao'), pg_temp.id('ana')),
+  'BL408', 'This contact has a lead with that professional already, if only one that waits over the plan''s limit', 'the words of a refusal are the same, hidden or not');
 select tests.authenticate_as_service();
 select is((select source from public.leads where id = pg_temp.id('lead for bruno')), null, 'nor to delete or change');
+select is(
+  (select (l.respostas, l.metadata)::text from public.leads l where l.id = pg_temp.id('lead for bruno')),
+  '("{""renda"": ""10k"", ""vidas"": 2}","{""form"": 1}")', 'new answers are laid under those that nobody sees');
+select is(
+  (public.create_lead(pg_temp.id('joao'), pg_temp.id('bruno'), respostas => '{"vidas": 3}', organization_id => pg_temp.clinic())).respostas,
+  '{"renda": "10k", "vidas": 3}', 'the platform sees and writes over them');
 update public.leads set over_limit = false where id = pg_temp.id('lead for bruno');
 
 -- Messages move open leads

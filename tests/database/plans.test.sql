@@ -1,7 +1,7 @@
 -- What an organization has bought bounds its leads of a month; what comes beyond that waits for an upgrade.
 begin;
 alter default privileges grant execute on functions to public;
-select plan(47);
+select plan(54);
 
 select tests.a_tenant('clinic');
 select tests.a_tenant('petshop');
@@ -138,6 +138,17 @@ select public.set_plan(pg_temp.petshop(), 'pro');
 select is(pg_temp.waiting(pg_temp.petshop()), 'n4', 'an upgrade fills each month by itself, in the order of arrival');
 select public.set_plan(pg_temp.petshop(), 'agency');
 select is(pg_temp.waiting(pg_temp.petshop()), null, 'until nobody waits');
+
+-- A lead takes a place of the month in which it came, wherever the organization moves.
+select public.set_plan(pg_temp.petshop(), 'free');
+select is((pg_temp.a_lead('o' || n, '2025-10-31T23:30:00-03:00', pg_temp.petshop())).over_limit, n > 3, 'October''s last half hour, ' || n)
+from generate_series(1, 4) n;
+update public.organizations set timezone = 'Pacific/Kiritimati' where id = pg_temp.petshop();
+select is(private.release_leads(pg_temp.petshop()), 0, 'in a zone where it was November already no place comes free');
+select is(pg_temp.waiting(pg_temp.petshop()), 'o4', 'the fourth one waits in the October in which it came');
+select results_eq(
+  format($$ select l.source, l.month::text from public.leads l where l.organization_id = %L and l.source in ('n2', 'o4') order by 1 $$, pg_temp.petshop()),
+  $$ values ('n2', '2025-11-01'), ('o4', '2025-10-01') $$, 'as each says');
 
 select * from finish();
 rollback;

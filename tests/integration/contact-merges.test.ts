@@ -6,7 +6,7 @@ import postgres from 'postgres'
 import { afterAll, beforeAll, describe, expect, test } from 'vitest'
 import type { Tables } from '../../types/index.ts'
 import { anAppOf, aProfessional, aService, at, book, dayAhead, minutesAfter, nameOf } from '../support/agendas.ts'
-import { aConversation, type Conversation, write } from '../support/conversations.ts'
+import { aConversation, aWaId, type Conversation, seen, write } from '../support/conversations.ts'
 import { aTextMessage, metaWebhook } from '../support/meta.ts'
 import { runningStack } from '../support/running-stack.ts'
 import { seeded, testSeed } from '../support/seeded.ts'
@@ -24,8 +24,8 @@ import {
 const PAIRS = 12
 
 const backend = runningStack()
-/** To look into every table at once; nothing is written through it. */
-const sql = postgres(backend.urls.admin, { max: 2, onnotice: () => undefined })
+/** To look into every table at once, and to stop half-way. */
+const sql = postgres(backend.urls.admin, { max: 6, onnotice: () => undefined })
 
 let clinic: Tenant
 let neighbour: Tenant
@@ -335,6 +335,111 @@ describe('when nothing else happens', () => {
     expect(nameOf((await asAttendantOf(clinic).rpc('undo_merge', { merge_id: id })).error)).toBe('not_allowed')
     expect(valueOf(await asOwnerOf(neighbour).from('contact_merges').select('id'))).toEqual([])
     expect(await strays()).toEqual([])
+  })
+})
+
+describe('half-way', () => {
+  const contactOf = async (message: string): Promise<unknown> => {
+    const rows = await sql<{ contact_id: string; of_conversation: string }[]>`
+      select m.contact_id, v.contact_id as of_conversation
+      from public.messages m
+      join public.conversations v on v.organization_id = m.organization_id and v.id = m.conversation_id
+      where m.organization_id = ${clinic.organizationId} and m.whatsapp_message_id = ${message}`
+    return rows[0]
+  }
+
+  /** A delivery with one message of each. */
+  async function deliver(...senders: string[]): Promise<string[]> {
+    const events = senders.map((sender) => ({
+      kind: 'message',
+      whatsapp_message_id: `wamid.${randomUUID()}`,
+      sent_at: new Date().toISOString(),
+      identities: [{ kind: 'wa_id', value: sender }],
+      phone_number: `+${sender}`,
+      whatsapp_chat_id: sender,
+      message_type: 'text',
+      content: 'Oi',
+    }))
+    const parts = [{ external_id: number.externalId, event_type: 'messages', payload: {}, unknown: 0, events }]
+    await sql`
+      select public.ingest_webhook('meta_cloud', a.app_key, '{}', 'sha256=00', ${sql.json(parts)})
+      from public.whatsapp_instances i
+      join private.meta_apps a on a.app_key = i.meta_app_key
+      where i.organization_id = ${clinic.organizationId} and i.external_id = ${number.externalId}`
+    return events.map(({ whatsapp_message_id }) => whatsapp_message_id)
+  }
+
+  /** Until so many wait for somebody else's lock in a statement that names this. */
+  const waiting = (what: string, count = 1) =>
+    seen(async () => {
+      const [row] = await sql<{ count: number }[]>`
+        select count(*)::int from pg_catalog.pg_stat_activity a
+        where a.datname = current_database() and a.wait_event_type = 'Lock' and a.query like ${`%${what}%`}`
+      return row?.count ?? 0
+    }, (blocked) => blocked >= count)
+
+  test('a message that waits for contacts while they are taken apart arrives at the one who wrote it', async () => {
+    const pair = await aPair()
+    const { id } = valueOf(await mergeOf(pair))
+    let delivery: Promise<string[]> | undefined
+    await sql.begin(async (undoing) => {
+      await undoing`select public.undo_merge(${id}, ${clinic.organizationId})`
+      delivery = deliver(pair.merged.waId)
+      await waiting('ingest_webhook')
+    })
+    const [message] = await delivery ?? []
+    const { contactId } = pair.merged
+    expect(await contactOf(message ?? '')).toEqual({ contact_id: contactId, of_conversation: contactId })
+  })
+
+  test('a delivery waits for nobody who edits leads', async () => {
+    const pair = await aPair()
+    await sql.begin(async (editing) => {
+      await editing`update public.leads set source = 'feira' where organization_id = ${clinic.organizationId} and contact_id = ${pair.kept.contactId}`
+      await deliver(pair.kept.waId)
+      const moved = await editing`
+        update public.leads set source = 'feira' where organization_id = ${clinic.organizationId} and contact_id = ${pair.merged.contactId} returning id`
+      expect(moved).toHaveLength(1)
+    })
+  })
+
+  test('who merges holds no contact while he waits for a row', async () => {
+    const pair = await aPair()
+    let merging: Promise<unknown> | undefined
+    await sql.begin(async (editing) => {
+      await editing`update public.leads set respostas = respostas || '{"bairro": "Centro"}' where organization_id = ${clinic.organizationId} and contact_id = ${pair.merged.contactId}`
+      merging = sql`select public.merge_contacts(${pair.kept.contactId}, ${pair.merged.contactId}, ${clinic.organizationId})`.execute()
+      await waiting('merge_contacts')
+      await editing`update public.contacts set name = 'Ana Maria' where organization_id = ${clinic.organizationId} and id = ${pair.merged.contactId}`
+    })
+    await merging
+    // What was answered until then is in the lead that stands.
+    const leads = await sql<{ respostas: unknown }[]>`
+      select l.respostas from public.leads l
+      where l.organization_id = ${clinic.organizationId} and l.contact_id = ${pair.kept.contactId} and l.merged_into_id is null`
+    expect(leads).toEqual([{ respostas: { quem: pair.kept.contactId, bairro: 'Centro' } }])
+    expect(await strays()).toEqual([])
+  })
+
+  test('deliveries that find a contact merged begin anew, one after the other', async () => {
+    const people = Array.from({ length: 3 }, () => ({ id: randomUUID(), waId: aWaId() })).sort((one, other) => one.id < other.id ? -1 : 1)
+    const [a, x, b] = people
+    if (a === undefined || x === undefined || b === undefined) throw new Error('unreachable')
+    for (const { id, waId } of people) {
+      await sql`insert into public.contacts (organization_id, id, phone_number) values (${clinic.organizationId}, ${id}, ${`+${waId}`})`
+    }
+    await deliver(a.waId, x.waId, b.waId)
+    const deliveries: Promise<string[]>[] = []
+    await sql.begin(async (merging) => {
+      await merging`select public.merge_contacts(${a.id}, ${b.id}, ${clinic.organizationId})`
+      deliveries.push(deliver(x.waId, b.waId))
+      await waiting('ingest_webhook', 1)
+      deliveries.push(deliver(a.waId, x.waId))
+      await waiting('ingest_webhook', 2)
+    })
+    const messages = (await Promise.all(deliveries)).flat()
+    const of = await Promise.all(messages.map(contactOf))
+    expect(of).toEqual([x, a, a, x].map(({ id }) => ({ contact_id: id, of_conversation: id })))
   })
 })
 

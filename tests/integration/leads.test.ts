@@ -90,11 +90,14 @@ test('of fifty leads at once the free plan shows twenty; the other thirty come f
   }
   valueOf(await asAdminOf(agency).from('leads').delete().eq('id', first?.id ?? '').select())
   expect(await allLeads(agency)).toHaveLength(50)
-  // The same person once more is no other lead, and keeps her place in the line.
+  // The same person once more is no other lead, keeps her place in the line, and does not tell what waits there.
   const again = valueOf(await asAttendantOf(agency).rpc('create_lead', { contact_id: first?.contact_id ?? '', respostas: { prazo: 'já' } }))
-  expect(again).toMatchObject({ id: first?.id, over_limit: true, respostas: { orçamento: expect.any(Number), prazo: 'já' } })
+  expect(again).toMatchObject({ id: first?.id, over_limit: true, respostas: {} })
 
   await setPlan(agency, 'pro')
+  expect(valueOf(await asAttendantOf(agency).from('leads').select('respostas').eq('id', first?.id ?? '').single())).toEqual({
+    respostas: { orçamento: expect.any(Number), prazo: 'já' },
+  })
   const everybody = made.map(({ id }) => id).sort()
   for (const role of ROLES) expect(await visibleTo(memberOf(agency, role).client, agency)).toEqual(everybody)
   expect(await usageOf(agency)).toEqual({ plan_type: 'pro', leads_per_month: PLACES.pro, used: 50, over_limit: 0 })
