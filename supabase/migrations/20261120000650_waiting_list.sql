@@ -251,6 +251,7 @@ volatile
 set search_path = ''
 as $$
 declare
+  started_at constant timestamptz := clock_timestamp();
   expired record;
   booking public.bookings;
   ended bigint := 0;
@@ -263,7 +264,7 @@ begin
     limit batch_size
   loop
     -- Agendas stay locked until all of it is committed.
-    exit when clock_timestamp() > statement_timestamp() + interval '250 milliseconds';
+    exit when clock_timestamp() > started_at + interval '250 milliseconds';
     -- One whose agenda is in use at this moment, or that fails, keeps the others from nothing: it comes again.
     begin
       perform set_config('lock_timeout', '200ms', true);
