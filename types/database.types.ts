@@ -587,7 +587,7 @@ export type Database = {
           'is_open': boolean
           'last_human_message_at': string | null
           'last_inbound_at': string | null
-          'last_message_at': string | null
+          'last_message_at': string
           'last_message_preview': string | null
           'location_id': string | null
           'metadata': NonNullable<Json>
@@ -614,7 +614,7 @@ export type Database = {
           'is_open'?: never
           'last_human_message_at'?: string | null
           'last_inbound_at'?: string | null
-          'last_message_at'?: string | null
+          'last_message_at'?: string
           'last_message_preview'?: string | null
           'location_id'?: string | null
           'metadata'?: NonNullable<Json>
@@ -640,7 +640,7 @@ export type Database = {
           'is_open'?: never
           'last_human_message_at'?: string | null
           'last_inbound_at'?: string | null
-          'last_message_at'?: string | null
+          'last_message_at'?: string
           'last_message_preview'?: string | null
           'location_id'?: string | null
           'metadata'?: NonNullable<Json>
@@ -2528,7 +2528,7 @@ export type Database = {
           'instance_name': string
           'is_bot_controlled': boolean
           'is_open': boolean
-          'last_message_at': string | null
+          'last_message_at': string
           'last_message_preview': string | null
           'location_id': string | null
           'organization_id': string
@@ -2649,7 +2649,7 @@ export type Database = {
           'is_open': boolean
           'last_human_message_at': string | null
           'last_inbound_at': string | null
-          'last_message_at': string | null
+          'last_message_at': string
           'last_message_preview': string | null
           'location_id': string | null
           'metadata': NonNullable<Json>
@@ -2848,7 +2848,7 @@ export type Database = {
           'is_open': boolean
           'last_human_message_at': string | null
           'last_inbound_at': string | null
-          'last_message_at': string | null
+          'last_message_at': string
           'last_message_preview': string | null
           'location_id': string | null
           'metadata': NonNullable<Json>
@@ -3566,7 +3566,7 @@ export type Database = {
           'is_open': boolean
           'last_human_message_at': string | null
           'last_inbound_at': string | null
-          'last_message_at': string | null
+          'last_message_at': string
           'last_message_preview': string | null
           'location_id': string | null
           'metadata': NonNullable<Json>
@@ -3815,7 +3815,7 @@ export type Database = {
           'is_open': boolean
           'last_human_message_at': string | null
           'last_inbound_at': string | null
-          'last_message_at': string | null
+          'last_message_at': string
           'last_message_preview': string | null
           'location_id': string | null
           'metadata': NonNullable<Json>
@@ -3867,7 +3867,7 @@ export type Database = {
           'is_open': boolean
           'last_human_message_at': string | null
           'last_inbound_at': string | null
-          'last_message_at': string | null
+          'last_message_at': string
           'last_message_preview': string | null
           'location_id': string | null
           'metadata': NonNullable<Json>
@@ -4150,7 +4150,7 @@ export type Database = {
           'is_open': boolean
           'last_human_message_at': string | null
           'last_inbound_at': string | null
-          'last_message_at': string | null
+          'last_message_at': string
           'last_message_preview': string | null
           'location_id': string | null
           'metadata': NonNullable<Json>
@@ -4245,7 +4245,7 @@ export type Database = {
           'is_open': boolean
           'last_human_message_at': string | null
           'last_inbound_at': string | null
-          'last_message_at': string | null
+          'last_message_at': string
           'last_message_preview': string | null
           'location_id': string | null
           'metadata': NonNullable<Json>
@@ -4312,7 +4312,7 @@ export type Database = {
           'is_open': boolean
           'last_human_message_at': string | null
           'last_inbound_at': string | null
-          'last_message_at': string | null
+          'last_message_at': string
           'last_message_preview': string | null
           'location_id': string | null
           'metadata': NonNullable<Json>
