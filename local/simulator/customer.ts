@@ -6,7 +6,7 @@ import { fromHumanInput } from '../../functions/_shared/phone.ts'
 import { interactivePayload } from '../../types/outbound.ts'
 import { waIdOf } from '../graph/numbers.ts'
 import { Refusal } from './admission.ts'
-import { expectDone, type StackAccess, type SimulatedNumber } from './number.ts'
+import { expectDone, type SimulatedNumber, type StackAccess } from './number.ts'
 import type { Rest } from './rest.ts'
 
 const uuid = z.guid().toLowerCase()

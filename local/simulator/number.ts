@@ -47,7 +47,7 @@ export function simulatedNumbers({ platform, post, requireOwnGraph }: NumberOpti
     of: (organizationId) => {
       const known = preparing.get(organizationId)
       if (known !== undefined) return known
-      // Asked for anew each time: an attendant may have disconnected it.
+      // Asked for anew each time: somebody may have disconnected it.
       const number = prepare(organizationId).finally(() => preparing.delete(organizationId))
       preparing.set(organizationId, number)
       return number
