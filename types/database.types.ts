@@ -587,7 +587,7 @@ export type Database = {
           'is_open': boolean
           'last_human_message_at': string | null
           'last_inbound_at': string | null
-          'last_message_at': string | null
+          'last_message_at': string
           'last_message_preview': string | null
           'location_id': string | null
           'metadata': NonNullable<Json>
@@ -614,7 +614,7 @@ export type Database = {
           'is_open'?: never
           'last_human_message_at'?: string | null
           'last_inbound_at'?: string | null
-          'last_message_at'?: string | null
+          'last_message_at'?: string
           'last_message_preview'?: string | null
           'location_id'?: string | null
           'metadata'?: NonNullable<Json>
@@ -640,7 +640,7 @@ export type Database = {
           'is_open'?: never
           'last_human_message_at'?: string | null
           'last_inbound_at'?: string | null
-          'last_message_at'?: string | null
+          'last_message_at'?: string
           'last_message_preview'?: string | null
           'location_id'?: string | null
           'metadata'?: NonNullable<Json>
@@ -2531,7 +2531,7 @@ export type Database = {
           'instance_name': string
           'is_bot_controlled': boolean
           'is_open': boolean
-          'last_message_at': string | null
+          'last_message_at': string
           'last_message_preview': string | null
           'location_id': string | null
           'organization_id': string
@@ -2652,7 +2652,7 @@ export type Database = {
           'is_open': boolean
           'last_human_message_at': string | null
           'last_inbound_at': string | null
-          'last_message_at': string | null
+          'last_message_at': string
           'last_message_preview': string | null
           'location_id': string | null
           'metadata': NonNullable<Json>
@@ -2851,7 +2851,7 @@ export type Database = {
           'is_open': boolean
           'last_human_message_at': string | null
           'last_inbound_at': string | null
-          'last_message_at': string | null
+          'last_message_at': string
           'last_message_preview': string | null
           'location_id': string | null
           'metadata': NonNullable<Json>
@@ -3570,7 +3570,7 @@ export type Database = {
           'is_open': boolean
           'last_human_message_at': string | null
           'last_inbound_at': string | null
-          'last_message_at': string | null
+          'last_message_at': string
           'last_message_preview': string | null
           'location_id': string | null
           'metadata': NonNullable<Json>
@@ -3819,7 +3819,7 @@ export type Database = {
           'is_open': boolean
           'last_human_message_at': string | null
           'last_inbound_at': string | null
-          'last_message_at': string | null
+          'last_message_at': string
           'last_message_preview': string | null
           'location_id': string | null
           'metadata': NonNullable<Json>
@@ -3871,7 +3871,7 @@ export type Database = {
           'is_open': boolean
           'last_human_message_at': string | null
           'last_inbound_at': string | null
-          'last_message_at': string | null
+          'last_message_at': string
           'last_message_preview': string | null
           'location_id': string | null
           'metadata': NonNullable<Json>
@@ -4154,7 +4154,7 @@ export type Database = {
           'is_open': boolean
           'last_human_message_at': string | null
           'last_inbound_at': string | null
-          'last_message_at': string | null
+          'last_message_at': string
           'last_message_preview': string | null
           'location_id': string | null
           'metadata': NonNullable<Json>
@@ -4249,7 +4249,7 @@ export type Database = {
           'is_open': boolean
           'last_human_message_at': string | null
           'last_inbound_at': string | null
-          'last_message_at': string | null
+          'last_message_at': string
           'last_message_preview': string | null
           'location_id': string | null
           'metadata': NonNullable<Json>
@@ -4316,7 +4316,7 @@ export type Database = {
           'is_open': boolean
           'last_human_message_at': string | null
           'last_inbound_at': string | null
-          'last_message_at': string | null
+          'last_message_at': string
           'last_message_preview': string | null
           'location_id': string | null
           'metadata': NonNullable<Json>

@@ -115,8 +115,8 @@ async function opening(stage: Stage): Promise<Cast> {
     carla,
     number,
     crm: status === 201 ? crm : null,
-    maria: phoneOf(stage, number, '5511987650001', 'Maria Aparecida da Conceição'),
-    joao: phoneOf(stage, number, '5511987650002', 'João Batista'),
+    maria: phoneOf(stage, number, '5511900000001', 'Maria Aparecida da Conceição'),
+    joao: phoneOf(stage, number, '5511900000002', 'João Batista'),
   }
 }
 

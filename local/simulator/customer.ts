@@ -6,7 +6,7 @@ import { fromHumanInput } from '../../functions/_shared/phone.ts'
 import { interactivePayload } from '../../types/outbound.ts'
 import { waIdOf } from '../graph/numbers.ts'
 import { Refusal } from './admission.ts'
-import { expectDone, type NumberOptions, type SimulatedNumber } from './number.ts'
+import { expectDone, type SimulatedNumber, type StackAccess } from './number.ts'
 import type { Rest } from './rest.ts'
 
 const uuid = z.guid().toLowerCase()
@@ -47,7 +47,7 @@ export function canonicalNumber(input: string): string {
 export async function writeAsCustomer(
   { organization_id, phone_number, name, id, says }: CustomerMessage,
   number: SimulatedNumber,
-  { platform, post }: NumberOptions,
+  { platform, post }: StackAccess,
 ): Promise<{ whatsapp_message_id: string }> {
   const from = waIdOf(canonicalNumber(phone_number).slice(1))
   const answer = written.parse(expectDone(

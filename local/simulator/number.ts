@@ -17,10 +17,15 @@ export interface Numbers {
   of(organizationId: string): Promise<SimulatedNumber>
 }
 
-export interface NumberOptions {
+export interface StackAccess {
   platform: Rest
   /** With the stack's secret key: manage-instance, and the control interface of Meta's imitation. */
   post: (path: string, body: object) => Promise<{ status: number; answer: unknown }>
+}
+
+interface NumberOptions extends StackAccess {
+  /** Throws a Refusal where a message would leave this machine. */
+  requireOwnGraph: () => void
 }
 
 /** So that one sees the ticks change. */
@@ -30,25 +35,31 @@ const instanceRow = z.object({ id: z.string(), status: z.string(), external_id: 
 const appAnswer = z.object({ app_key: z.string() })
 const errorAnswer = z.object({ error: z.object({ code: z.string(), message: z.string() }) })
 
-export function simulatedNumbers({ platform, post }: NumberOptions): Numbers {
-  const numbers = new Map<string, Promise<SimulatedNumber>>()
+export function simulatedNumbers({ platform, post, requireOwnGraph }: NumberOptions): Numbers {
+  /** Those under way: two looks at once connect one number. */
+  const preparing = new Map<string, Promise<SimulatedNumber>>()
+  /** Whose messages are answered with ticks. */
+  const ticking = new Set<string>()
   /** One app of the platform's own: no tenant finds an app among its own that it has not made. */
   let app: Promise<string> | null = null
 
   return {
     of: (organizationId) => {
-      const known = numbers.get(organizationId) ?? prepare(organizationId)
-      numbers.set(organizationId, known)
-      // The next one tries again.
-      known.catch(() => numbers.delete(organizationId))
-      return known
+      const known = preparing.get(organizationId)
+      if (known !== undefined) return known
+      // Asked for anew each time: somebody may have disconnected it.
+      const number = prepare(organizationId).finally(() => preparing.delete(organizationId))
+      preparing.set(organizationId, number)
+      return number
     },
   }
 
   async function prepare(organizationId: string): Promise<SimulatedNumber> {
+    requireOwnGraph()
     const { external_id, phone_number } = inventedNumber(organizationId)
     const number = await connected(organizationId, external_id) ??
       await connect(organizationId, external_id, phone_number)
+    if (ticking.has(external_id)) return number
     expectDone(
       await post('/graph/_control/statuses', {
         phone_number_id: external_id,
@@ -56,6 +67,7 @@ export function simulatedNumbers({ platform, post }: NumberOptions): Numbers {
         delay_ms: STATUS_DELAY_MS,
       }),
     )
+    ticking.add(external_id)
     return number
   }
 

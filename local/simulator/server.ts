@@ -92,7 +92,7 @@ export function startSimulator(options: SimulatorOptions): SimulatorServer {
   const restUrl = `${apiUrl}/rest/v1`
   const platform = restOf(restUrl, { apikey: keys.secret }, closing.signal)
   const stack = { platform, post }
-  const numbers = simulatedNumbers(stack)
+  const numbers = simulatedNumbers({ ...stack, requireOwnGraph })
 
   return {
     listener: (request, response) => void handle(request, response),
@@ -128,10 +128,7 @@ export function startSimulator(options: SimulatorOptions): SimulatorServer {
 
   async function answer(request: IncomingMessage, url: URL): Promise<object | null> {
     const name = url.pathname.slice('/simulator/api/'.length)
-    // Whoever sends there sends to real people.
-    if (request.method === 'POST' && graphUrl !== `${apiUrl}/graph`) {
-      throw new Refusal(503, 'another_graph', "BALCAO_META_GRAPH_URL names another Graph API than the stack's own")
-    }
+    if (request.method === 'POST') requireOwnGraph()
     switch (`${request.method} ${name}`) {
       case 'GET organizations':
         return { organizations: await organizations() }
@@ -157,6 +154,13 @@ export function startSimulator(options: SimulatorOptions): SimulatorServer {
       }
       default:
         throw new Refusal(404, 'not_found', 'There is nothing here')
+    }
+  }
+
+  /** Whoever sends elsewhere sends to real people. */
+  function requireOwnGraph(): void {
+    if (graphUrl !== `${apiUrl}/graph`) {
+      throw new Refusal(503, 'another_graph', "BALCAO_META_GRAPH_URL names another Graph API than the stack's own")
     }
   }
 

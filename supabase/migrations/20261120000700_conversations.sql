@@ -27,7 +27,7 @@ create table public.conversations (
   assigned_user_id uuid,
   location_id uuid,
   unread_count int not null default 0,
-  last_message_at timestamptz,
+  last_message_at timestamptz not null default now(),
   last_message_preview text,
   last_inbound_at timestamptz,
   last_human_message_at timestamptz,
@@ -53,6 +53,7 @@ create table public.conversations (
   constraint conversations_metadata_is_object_check check (jsonb_typeof(metadata) = 'object')
 );
 comment on table public.conversations is 'One thread with one contact through one number, from its first message until someone closes it.';
+comment on column public.conversations.last_message_at is 'By it inboxes are ordered; without a message, when the conversation was made.';
 comment on column public.conversations.whatsapp_chat_id is 'The provider''s id that a reply is addressed to.';
 comment on column public.conversations.is_open is 'Enums are not leakproof: under RLS only a boolean like this one can use an index.';
 comment on column public.conversations.control_epoch is 'Goes up whenever control changes hands; a bot''s reply is sent only if the epoch that it started from still holds.';

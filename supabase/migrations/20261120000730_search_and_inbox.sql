@@ -225,7 +225,9 @@ begin
     when length(query) > 500 then 'too_long'
     when numnode(words) = 0 then 'only_common_words'
     when querytree(words) in ('', 'T') then 'only_exclusions'
-    when before !~ '^[0-9a-f-]{36}:-?[0-9]+(\.[0-9]+)?(e[+-]?[0-9]+)?:[0-9a-f-]{36}$' then 'cursor'
+    -- No other number can come from a result; and only what can be read is.
+    when before !~ '^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}:-?[0-9]{1,6}(\.[0-9]{1,20})?(e-[0-9]{1,2})?:[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$'
+      then 'cursor'
   end;
   if reason is not null then
     perform private.raise_error('BL212', 'invalid_query', 'Name a word to look for', jsonb_build_object('reason', reason));

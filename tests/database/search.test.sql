@@ -84,6 +84,10 @@ select is(pg_temp.refusal('-rex'), 'only_exclusions', 'nor what shall not be the
 select is(pg_temp.refusal('rex or -gato'), 'only_exclusions', 'in any form');
 select is(pg_temp.refusal(repeat('a ', 251)), 'too_long', 'nor a novel');
 select is(pg_temp.refusal('rex', 'x'), 'cursor', 'a cursor comes from a result');
+select is(pg_temp.refusal('rex', repeat('-', 36) || ':1:' || repeat('-', 36)), 'cursor', 'dashes are no id');
+select is(pg_temp.refusal('rex', format('%1$s:1e9999:%1$s', private.uuid_v7())), 'cursor', 'and there is no such number');
+select is(pg_temp.refusal('rex', format('%1$s:%2$s:%1$s', private.uuid_v7(), repeat('9', 400))), 'cursor', 'nor that one');
+select is(pg_temp.refusal('rex', format('%1$s:693.2146908179012:%1$s', private.uuid_v7())), 'none', 'this could be one');
 select is(pg_temp.refusal(':*&|!()<->\ '' rex'), 'none', 'the signs of tsquery are just signs');
 
 -- Highlighting -----------------------------------------------------------------------------------------------------------
@@ -242,6 +246,16 @@ select results_eq(
   $$ select v.id from public.conversations v where v.is_open order by v.last_message_at desc, v.id desc $$,
   'every page goes on where the last one ended');
 select is((select count(*) from inbox), 11::bigint, 'until nothing is left');
+
+-- One in which nothing was said yet is in its place too.
+select tests.authenticate_as_nobody();
+insert into public.contacts (organization_id, name) values (tests.the('clinic', 'organization_id'), 'Ninguém disse nada');
+insert into public.conversations (organization_id, contact_id, instance_id, whatsapp_chat_id)
+select c.organization_id, c.id, tests.the('clinic', 'instance_id'), 'silent' from public.contacts c where c.name = 'Ninguém disse nada';
+select is(
+  (select d.last_message_at = d.created_at from public.conversation_dashboard d where d.contact_name = 'Ninguém disse nada'), true,
+  'a conversation without a message is as old as itself');
+select tests.authenticate_as(tests.the('clinic', 'viewer_id'));
 
 -- It finds its place in the index.
 create function pg_temp.plan_of_a_page()

@@ -19,7 +19,7 @@ const STORY = [
   /Maria: \[Avaliação\]/,
   /Maria: \[Sábado, \d\d\/\d\d\]/,
   /\[9h30\] .*\n +Maria: \[9h30\]/,
-  /Maria Aparecida da Conceição, \+5511987650001, 15 messages/,
+  /Maria Aparecida da Conceição, \+5511900000001, 15 messages/,
   /Avaliação with Dra. Helena, Saturday 09:30: scheduled by the flow/,
   /João: \[Falar com atendente\]/,
   /waiting_human; Rafael takes over/,

@@ -210,6 +210,15 @@ const CLAIMS: Record<string, string> = {
     select 'queued message', m.id
     from public.messages m
     where m.organization_id::text like '5eed0000-%' and m.status = 'queued'`,
+  'every business is answered by the flow of its kind': `
+    select o.name
+    from public.organizations o
+    where o.id::text like '5eed0000-%'
+      and not exists (
+        select
+        from public.flows f
+        where f.organization_id = o.id and f.is_default and f.is_active and f.vertical = o.vertical
+      )`,
   "timelines are in the order of their messages' ids": `
     select m.id
     from (

@@ -431,6 +431,23 @@ test("the attendant's side can do what the member can, and no more", async () =>
   }
 })
 
+test('a number that somebody disconnected is connected again', async () => {
+  const ana = aCustomer()
+  await write(ana, text('Oi'))
+  const [number] = valueOf(
+    await asPlatform(backend).from('whatsapp_instances').select('id')
+      .eq('organization_id', clinic.organizationId).eq('name', 'Simulador'),
+  )
+  const disconnected = await fetch(`${api}/functions/v1/manage-instance`, {
+    method: 'DELETE',
+    headers: { 'content-type': 'application/json', apikey: backend.keys.secret },
+    body: JSON.stringify({ organization_id: clinic.organizationId, instance_id: number?.id }),
+  })
+  expect(disconnected.status).toBe(200)
+  await write(ana, text('Ainda aí?'))
+  await eventually(async () => (await look(ana)).messages.length === 2)
+})
+
 test('with another Graph API than ours, nothing is connected and nothing goes out', async () => {
   const server = createServer((request, response) => simulator.listener(request, response))
   await new Promise<void>((resolve) => server.listen(0, '127.0.0.1', resolve))
@@ -468,6 +485,18 @@ test('with another Graph API than ours, nothing is connected and nothing goes ou
       })
       expect([response.status, await response.json()]).toMatchObject([503, { error: { code: 'another_graph' } }])
     }
+    // Nor by looking.
+    const fresh = await aTenant(backend, 'Clínica sem número', ['attendant'])
+    const query = new URLSearchParams({
+      organization_id: fresh.organizationId,
+      phone_number: aCustomer().phone_number,
+      user_id: memberOf(fresh, 'attendant').userId,
+    })
+    const looked = await fetch(`${apiUrl}/simulator/api/view?${query}`, { headers })
+    expect([looked.status, await looked.json()]).toMatchObject([503, { error: { code: 'another_graph' } }])
+    const numbers = await asPlatform(backend).from('whatsapp_instances').select('id')
+      .eq('organization_id', fresh.organizationId).eq('name', 'Simulador')
+    expect(valueOf(numbers)).toEqual([])
   } finally {
     simulator.close()
     server.close()
