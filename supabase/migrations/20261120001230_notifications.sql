@@ -372,7 +372,7 @@ begin
       from private.unanswered_sends u
       where u.organization_id = withdrawn.organization_id and u.message_id = withdrawn.id
     );
-    perform private.fail_message(withdrawn, 'superseded', 'The booking changed before this was sent');
+    perform private.fail_message(withdrawn, 'superseded', format('Withdrawn before it was sent: %s', cancel_notifications.reason));
     update public.notifications n
     set status = 'cancelled', reason = cancel_notifications.reason
     where n.organization_id = withdrawn.organization_id and n.message_id = withdrawn.id;
@@ -381,6 +381,44 @@ end;
 $$;
 comment on function private.cancel_notifications(uuid[], uuid, text) is
   'These are not sent any more; one whose message is queued still is taken back, unless the provider is being called for it.';
+
+create function private.withdraw_notifications(organization_id uuid, contact_id uuid, reason text)
+returns void
+language plpgsql
+volatile
+set search_path = ''
+as $$
+begin
+  -- Whatever somebody else holds at this moment is asked again when it is sent: nobody waits here, with a customer locked.
+  perform private.cancel_notifications(
+    array(
+      select n.id
+      from public.notifications n
+      join public.messages m on m.organization_id = n.organization_id and m.id = n.message_id
+      where n.organization_id = withdraw_notifications.organization_id
+        and n.contact_id = withdraw_notifications.contact_id
+        and n.status = 'sent'
+        and m.status = 'queued'
+        and m.whatsapp_message_id is null
+      for no key update of m skip locked
+    ),
+    organization_id, reason);
+  perform private.cancel_notifications(
+    array(
+      select n.id
+      from public.notifications n
+      where n.organization_id = withdraw_notifications.organization_id
+        and n.contact_id = withdraw_notifications.contact_id
+        and n.status = 'pending'
+        -- Those find at their time whether he has come back meanwhile.
+        and n.type <> 'reminder'
+      for no key update skip locked
+    ),
+    organization_id, reason);
+end;
+$$;
+comment on function private.withdraw_notifications(uuid, uuid, text) is
+  'What waits for a customer is not sent, nor what is queued; reminders are asked again at their time. The contact is locked by the caller.';
 
 -- Bookings ------------------------------------------------------------------------------------------------------------
 
@@ -1036,7 +1074,7 @@ $$;
 comment on function private.say_as_system(public.conversations, public.message_type, text, jsonb, text) is
   'Queues what is said whoever is in control, in a closed conversation too. The contact and the conversation are locked by the caller.';
 
-create function private.why_not_notify(notification public.notifications, at timestamptz)
+create function private.why_not_any_more(notification public.notifications, at timestamptz)
 returns text
 language plpgsql
 stable
@@ -1045,8 +1083,6 @@ as $$
 declare
   contact public.contacts;
   booking public.bookings;
-  settings public.organization_settings;
-  zone text;
 begin
   select p.* into contact
   from public.contacts p
@@ -1054,10 +1090,6 @@ begin
   select b.* into booking
   from public.bookings b
   where b.organization_id = notification.organization_id and b.id = notification.booking_id;
-  select s.* into settings
-  from public.organization_settings s
-  where s.organization_id = notification.organization_id;
-  zone := private.zone_of(notification.organization_id, booking.location_id);
 
   if contact.status = 'blocked' then
     return 'blocked';
@@ -1100,21 +1132,45 @@ begin
         return 'too_late';
       end if;
     when 'feedback' then
-      if exists (
-        select
-        from public.conversations v
-        where v.organization_id = notification.organization_id
-          and v.id = notification.conversation_id
-          and (v.is_open or v.satisfaction_score is not null)
-      ) then
-        return 'not_asked_any_more';
-      elsif booking.id is not null and booking.status <> 'completed' then
+      if booking.id is not null and booking.status <> 'completed' then
         return 'booking_' || booking.status;
       elsif notification.created_at < at - interval '7 days' then
         return 'too_late';
       end if;
     else null;
   end case;
+  return null;
+end;
+$$;
+comment on function private.why_not_any_more(public.notifications, timestamptz) is
+  'Why a notification may not be sent now, though it was to be: asked when it is due, and again when its message goes out; null when it may be.';
+
+create function private.why_not_notify(notification public.notifications, at timestamptz)
+returns text
+language plpgsql
+stable
+set search_path = ''
+as $$
+declare
+  refused constant text := private.why_not_any_more(notification, at);
+  zone text;
+begin
+  if refused is not null then
+    return refused;
+  elsif notification.type = 'feedback' and exists (
+    select
+    from public.conversations v
+    where v.organization_id = notification.organization_id
+      and v.id = notification.conversation_id
+      and (v.is_open or v.satisfaction_score is not null)
+  ) then
+    return 'not_asked_any_more';
+  end if;
+  zone := private.zone_of(notification.organization_id, (
+    select b.location_id
+    from public.bookings b
+    where b.organization_id = notification.organization_id and b.id = notification.booking_id
+  ));
   if (
     select count(*)
     from public.notifications n
@@ -1123,13 +1179,46 @@ begin
       and n.sent_at >= date_trunc('day', at at time zone zone) at time zone zone
       and n.sent_at < (date_trunc('day', at at time zone zone) + interval '1 day') at time zone zone
       and n.id <> notification.id
-  ) >= settings.notification_daily_cap then
+  ) >= (
+    select s.notification_daily_cap
+    from public.organization_settings s
+    where s.organization_id = notification.organization_id
+  ) then
     return 'daily_cap';
   end if;
   return null;
 end;
 $$;
 comment on function private.why_not_notify(public.notifications, timestamptz) is 'Why a notification that is due is not sent; null when it may be.';
+
+create type private.quiet_time as (until timestamptz, is_too_late boolean);
+
+create function private.quiet_time(notification public.notifications, at timestamptz)
+returns private.quiet_time
+language plpgsql
+stable
+set search_path = ''
+as $$
+declare
+  quiet private.quiet_time;
+begin
+  select
+    q.until,
+    q.until >= case
+      when notification.type = 'waiting_list_offer' then b.hold_expires_at
+      when notification.type <> 'feedback' then b.start_time
+    end
+  into quiet
+  from public.organization_settings s
+  left join public.bookings b on b.organization_id = s.organization_id and b.id = notification.booking_id
+  cross join lateral private.end_of_quiet_hours(s.quiet_hours, private.zone_of(s.organization_id, b.location_id), at) q (until)
+  where s.organization_id = notification.organization_id;
+  -- An offer that would be over by the morning is made at night.
+  return case when not (quiet.is_too_late is true and notification.type = 'waiting_list_offer') then quiet end;
+end;
+$$;
+comment on function private.quiet_time(public.notifications, timestamptz) is
+  'Until when a notification is put off, and whether that is too late for it; until is null when it may be sent now.';
 
 create function private.send_notification(job jsonb, at timestamptz default now())
 returns jsonb
@@ -1144,8 +1233,7 @@ declare
   conversation public.conversations;
   of_contact uuid;
   refused text;
-  quiet_until timestamptz;
-  too_late_at timestamptz;
+  quiet private.quiet_time;
   window_open boolean;
   content private.notification_content;
   message public.messages;
@@ -1190,20 +1278,13 @@ begin
 
   refused := private.why_not_notify(notification, at);
   if refused is null then
-    select
-      private.end_of_quiet_hours(s.quiet_hours, private.zone_of(s.organization_id, b.location_id), at),
-      case when notification.type = 'waiting_list_offer' then b.hold_expires_at
-        when notification.type <> 'feedback' then b.start_time end
-    into quiet_until, too_late_at
-    from public.organization_settings s
-    left join public.bookings b on b.organization_id = s.organization_id and b.id = notification.booking_id
-    where s.organization_id = notification.organization_id;
-    if quiet_until is not null and (too_late_at is null or quiet_until < too_late_at) then
+    quiet := private.quiet_time(notification, at);
+    if quiet.until is not null and quiet.is_too_late is not true then
       update public.notifications n
-      set scheduled_for = quiet_until, version = n.version + 1
+      set scheduled_for = quiet.until, version = n.version + 1
       where n.organization_id = notification.organization_id and n.id = notification.id;
       return private.end_job(held, 'quiet_hours');
-    elsif quiet_until is not null and notification.type <> 'waiting_list_offer' then
+    elsif quiet.until is not null then
       refused := 'quiet_hours';
     elsif conversation.id is null then
       refused := 'unreachable';
@@ -1230,7 +1311,9 @@ begin
   if refused is null then
     begin
       message := private.say_as_system(
-        conversation, content.message_type, content.content, content.payload, 'notification:' || notification.id);
+        conversation, content.message_type, content.content, content.payload,
+        -- Taken back at the last moment and put off, it is another message the next time.
+        concat_ws(':', 'notification', notification.id, nullif(notification.attempts, 0)));
     exception
       -- The number went at this moment, or what is to be said cannot be.
       when sqlstate 'BL106' or sqlstate 'BL107' or sqlstate 'BL205' then
@@ -1271,6 +1354,52 @@ $$;
 comment on function public.send_notification(jsonb) is
   'For the worker, with a held job {organization_id, id, fencing_token} of type send_notification: says what is due, moves it out of quiet hours, or notes why it is not said; and ends the job with it. Answers {action: done, reason}. Secret key only. Errors: lease_lost.';
 grant execute on function public.send_notification(jsonb) to service_role;
+
+create function private.hold_back_notification(message public.messages, at timestamptz default now())
+returns text
+language plpgsql
+volatile
+set search_path = ''
+as $$
+declare
+  notification public.notifications;
+  refused text;
+  quiet private.quiet_time;
+begin
+  select n.* into notification
+  from public.notifications n
+  where n.organization_id = message.organization_id and n.message_id = message.id and n.status = 'sent'
+  for no key update;
+  if not found then
+    return null;
+  end if;
+  refused := private.why_not_any_more(notification, at);
+  if refused is null then
+    quiet := private.quiet_time(notification, at);
+    if quiet.until is not null and quiet.is_too_late is not true then
+      begin
+        update public.notifications n
+        set status = 'pending', reason = null, scheduled_for = quiet.until, version = n.version + 1, message_id = null, sent_at = null
+        where n.organization_id = notification.organization_id and n.id = notification.id;
+        return 'quiet_hours';
+      exception
+        -- The booking has moved at this moment: another one waits already.
+        when unique_violation then refused := 'rescheduled';
+      end;
+    elsif quiet.until is not null then
+      refused := 'quiet_hours';
+    end if;
+  end if;
+  if refused is not null then
+    update public.notifications n
+    set status = 'skipped', reason = refused, sent_at = null
+    where n.organization_id = notification.organization_id and n.id = notification.id;
+  end if;
+  return refused;
+end;
+$$;
+comment on function private.hold_back_notification(public.messages, timestamptz) is
+  'Asks once more, before the provider is called for a notification''s message: between its time and this one a number may have been paused for hours. Answers why it must not go out now, which is noted (in quiet hours it is put off); null when it may. The contact and the message are locked by the caller, begin_send().';
 
 create function private.tg_messages__fail_notification()
 returns trigger
@@ -1621,6 +1750,9 @@ begin
       -- Said again, or "voltar" by somebody who never left, it is a word for the flow.
       if found then
         claimed := row(null, wish);
+        if wish = 'opt_out' then
+          perform private.withdraw_notifications((said.message).organization_id, (said.message).contact_id, 'opted_out');
+        end if;
       end if;
     end if;
     if claimed is null and said.is_news then

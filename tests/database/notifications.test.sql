@@ -587,6 +587,89 @@ select is(pg_temp.says('Parar', at => now() - interval '3 days'), 'nothing', 'is
 select is(opted_out_at, now() - interval '3 days', 'but holds') from public.contacts where id = pg_temp.maria();
 update public.contacts set opted_out_at = null where id = pg_temp.maria();
 
+-- Who wants none any more, or may get none, while the number is slow --------------------------------------------------
+-- Maria's next message to go out, as the worker asks for it; what it is told.
+create function pg_temp.goes_out()
+returns text
+language plpgsql
+as $$
+declare
+  job record;
+  begun jsonb;
+begin
+  perform pg_temp.writes(now());
+  select c.* into job from public.claim_jobs('test', 1, array['send_message']) c;
+  begun := public.begin_send(jsonb_build_object('organization_id', job.organization_id, 'id', job.id, 'fencing_token', job.fencing_token));
+  return coalesce(begun ->> 'reason', begun ->> 'action');
+end;
+$$;
+create function pg_temp.queued(name text, start_time timestamptz)
+returns void
+language plpgsql
+as $$
+begin
+  delete from private.unanswered_sends;
+  delete from public.message_queue where job_type = 'send_message';
+  perform pg_temp.reminded(name, start_time);
+  insert into it select name || ' reminder', n.id from public.notifications n where n.booking_id = pg_temp.the(name) and n.status = 'sent';
+end;
+$$;
+create function pg_temp.became(name text)
+returns text
+language sql
+as $$
+  select concat_ws(' ', n.status, n.reason, (select string_agg(concat_ws(' ', m.status, m.error_code), ', ' order by m.id)
+    from public.messages m where m.client_message_id like 'notification:' || n.id || '%'))
+  from public.notifications n where n.id = pg_temp.the(name || ' reminder')
+$$;
+select pg_temp.queued('wanted', pg_temp.day(110, '09:00'));
+select is(pg_temp.goes_out(), 'send', 'a reminder goes out');
+select is(pg_temp.became('wanted'), 'sent queued', 'and is sent');
+
+select pg_temp.queued('on its way', pg_temp.day(111, '09:00'));
+select private.schedule_followup(pg_temp.maria(), now() + interval '1 day', 'reactivation', null, null, null, pg_temp.clinic());
+select is(pg_temp.says('Parar'), 'opted_out', 'who wants no more while a reminder is on its way');
+select is(pg_temp.became('on its way'), 'cancelled opted_out failed superseded', 'does not get it');
+select is(f.status, 'cancelled', 'nor what was planned') from public.scheduled_followups f where f.type = 'reactivation';
+select is(pg_temp.goes_out(), 'message_is_failed', 'its job finds nothing to send');
+select is(pg_temp.goes_out(), 'send', 'but the answer to "parar" goes out');
+update public.contacts set opted_out_at = null, opted_in_at = null where id = pg_temp.maria();
+
+select pg_temp.queued('unwanted since', pg_temp.day(112, '09:00'));
+update public.contacts set opted_out_at = now() where id = pg_temp.maria();
+select is(pg_temp.goes_out(), 'superseded', 'an opt-out by other ways');
+select is(pg_temp.became('unwanted since'), 'skipped opted_out failed superseded', 'is found when it would go out');
+update public.contacts set opted_out_at = null where id = pg_temp.maria();
+
+select pg_temp.queued('blocked since', pg_temp.day(113, '09:00'));
+update public.contacts set status = 'blocked' where id = pg_temp.maria();
+select is(pg_temp.goes_out(), 'superseded', 'so is a block');
+select is(pg_temp.became('blocked since'), 'skipped blocked failed superseded', 'and noted');
+update public.contacts set status = 'active' where id = pg_temp.maria();
+
+select pg_temp.queued('begun since', pg_temp.day(114, '09:00'));
+alter table public.bookings disable trigger user;
+update public.bookings set start_time = now() - interval '40 hours', end_time = now() - interval '39 hours', blocked_until = now() - interval '39 hours' where id = pg_temp.the('begun since');
+alter table public.bookings enable trigger user;
+update public.notifications set booking_start_time = now() - interval '40 hours' where id = pg_temp.the('begun since reminder');
+select is(pg_temp.goes_out(), 'superseded', 'when the visit has begun it is too late');
+select is(pg_temp.became('begun since'), 'skipped too_late failed superseded', 'to remind of it');
+
+select pg_temp.queued('night since', pg_temp.day(115, '09:00'));
+update public.organization_settings set quiet_hours = jsonb_build_object(
+  'starts_at', to_char((now() at time zone 'America/Sao_Paulo') - interval '1 hour', 'HH24:MI'),
+  'ends_at', to_char((now() at time zone 'America/Sao_Paulo') + interval '1 hour', 'HH24:MI')) where organization_id = pg_temp.clinic();
+select is(pg_temp.goes_out(), 'superseded', 'when it has become night');
+select is(pg_temp.became('night since'), 'pending failed superseded', 'it is put off');
+select is(n.scheduled_for between now() + interval '58 minutes' and now() + interval '1 hour', true, 'until the morning')
+from public.notifications n where n.id = pg_temp.the('night since reminder');
+select is(pg_temp.strike(now() + interval '1 hour'), 'sent', 'and sent then');
+select is(pg_temp.became('night since'), 'sent failed superseded, queued', 'as another message');
+update public.organization_settings set quiet_hours = '{}' where organization_id = pg_temp.clinic();
+delete from public.scheduled_followups;
+delete from private.unanswered_sends;
+select pg_temp.no_questions();
+
 -- Follow-ups ------------------------------------------------------------------------------------------------------------
 select pg_temp.as_member('attendant');
 create temporary table planned as
