@@ -68,12 +68,12 @@ async function ownStage(): Promise<Theatre> {
   const folder = await mkdtemp(join(tmpdir(), 'balcao-demo-'))
   const remove = () => rm(folder, { recursive: true, force: true })
   try {
+    const { functionsEnvironment = {}, ...options } = stackOptions()
+    // The customers' phones are the imitation's: there is nobody to tell at another Graph API.
+    const { BALCAO_META_GRAPH_URL: _another, ...environment } = functionsEnvironment
     const stack = await startStack({
-      ...stackOptions(),
-      functionsEnvironment: {
-        ...stackOptions().functionsEnvironment,
-        BALCAO_ALLOW_LOOPBACK_WEBHOOKS: 'true',
-      },
+      ...options,
+      functionsEnvironment: { ...environment, BALCAO_ALLOW_LOOPBACK_WEBHOOKS: 'true' },
       dataDir: folder,
       apiPort: 0,
       dbPort: 0,

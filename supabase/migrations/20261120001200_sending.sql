@@ -408,6 +408,7 @@ declare
   access_token text;
   last_call private.unanswered_sends;
   last_inbound timestamptz;
+  held_back text;
 begin
   message := private.lock_message_of(held);
   if message.id is null then
@@ -460,6 +461,17 @@ begin
     where u.organization_id = message.organization_id and u.message_id = message.id;
     perform private.fail_message(message, 'superseded', 'Control of the conversation changed hands before this was sent');
     return private.end_job(held, 'superseded');
+  end if;
+
+  -- A notification may have waited here past all that it was asked when it was due: an opt-out, the night, the visit.
+  if message.sender = 'system' then
+    held_back := private.hold_back_notification(message);
+    if held_back is not null then
+      delete from private.unanswered_sends u
+      where u.organization_id = message.organization_id and u.message_id = message.id;
+      perform private.fail_message(message, 'superseded', format('Held back before it was sent: %s', held_back));
+      return private.end_job(held, 'superseded');
+    end if;
   end if;
 
   if instance.status = 'disconnected' or access_token is null then

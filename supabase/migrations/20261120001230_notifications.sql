@@ -8,9 +8,13 @@
 -- What is sent, and that it was, is one transaction; its message has the id of the notification. Whoever dies in between
 -- has sent nothing, and twice is once.
 --
--- A tap on a button names its notification. Words count as an answer only if the notification was the last thing that we
--- said. Such a message is claimed when it is stored (private.notification_answers) and is no input of a flow; a job of its
--- own answers it, because bookings are locked before customers.
+-- A tap on a button, or a quotation, names its notification. Other words answer the newest one, while its visit is still to
+-- come or its offer open, and only if they can be meant for nothing else: neither a flow nor a person had a question open
+-- before it, and since then we have said nothing but what belongs to it (our own "remarcar ou cancelar?" is its question
+-- too). Of two that understand the same word none is guessed. All else is for the flow, or for people.
+--
+-- What is an answer is claimed when it is stored (private.notification_answers) and is no input of a flow; a job of its own
+-- answers it, because bookings are locked before customers.
 --
 -- Every function that looks at the clock takes the moment as an argument.
 
@@ -368,7 +372,7 @@ begin
       from private.unanswered_sends u
       where u.organization_id = withdrawn.organization_id and u.message_id = withdrawn.id
     );
-    perform private.fail_message(withdrawn, 'superseded', 'The booking changed before this was sent');
+    perform private.fail_message(withdrawn, 'superseded', format('Withdrawn before it was sent: %s', cancel_notifications.reason));
     update public.notifications n
     set status = 'cancelled', reason = cancel_notifications.reason
     where n.organization_id = withdrawn.organization_id and n.message_id = withdrawn.id;
@@ -377,6 +381,44 @@ end;
 $$;
 comment on function private.cancel_notifications(uuid[], uuid, text) is
   'These are not sent any more; one whose message is queued still is taken back, unless the provider is being called for it.';
+
+create function private.withdraw_notifications(organization_id uuid, contact_id uuid, reason text)
+returns void
+language plpgsql
+volatile
+set search_path = ''
+as $$
+begin
+  -- Whatever somebody else holds at this moment is asked again when it is sent: nobody waits here, with a customer locked.
+  perform private.cancel_notifications(
+    array(
+      select n.id
+      from public.notifications n
+      join public.messages m on m.organization_id = n.organization_id and m.id = n.message_id
+      where n.organization_id = withdraw_notifications.organization_id
+        and n.contact_id = withdraw_notifications.contact_id
+        and n.status = 'sent'
+        and m.status = 'queued'
+        and m.whatsapp_message_id is null
+      for no key update of m skip locked
+    ),
+    organization_id, reason);
+  perform private.cancel_notifications(
+    array(
+      select n.id
+      from public.notifications n
+      where n.organization_id = withdraw_notifications.organization_id
+        and n.contact_id = withdraw_notifications.contact_id
+        and n.status = 'pending'
+        -- Those find at their time whether he has come back meanwhile.
+        and n.type <> 'reminder'
+      for no key update skip locked
+    ),
+    organization_id, reason);
+end;
+$$;
+comment on function private.withdraw_notifications(uuid, uuid, text) is
+  'What waits for a customer is not sent, nor what is queued; reminders are asked again at their time. The contact is locked by the caller.';
 
 -- Bookings ------------------------------------------------------------------------------------------------------------
 
@@ -1032,7 +1074,7 @@ $$;
 comment on function private.say_as_system(public.conversations, public.message_type, text, jsonb, text) is
   'Queues what is said whoever is in control, in a closed conversation too. The contact and the conversation are locked by the caller.';
 
-create function private.why_not_notify(notification public.notifications, at timestamptz)
+create function private.why_not_any_more(notification public.notifications, at timestamptz)
 returns text
 language plpgsql
 stable
@@ -1041,8 +1083,6 @@ as $$
 declare
   contact public.contacts;
   booking public.bookings;
-  settings public.organization_settings;
-  zone text;
 begin
   select p.* into contact
   from public.contacts p
@@ -1050,10 +1090,6 @@ begin
   select b.* into booking
   from public.bookings b
   where b.organization_id = notification.organization_id and b.id = notification.booking_id;
-  select s.* into settings
-  from public.organization_settings s
-  where s.organization_id = notification.organization_id;
-  zone := private.zone_of(notification.organization_id, booking.location_id);
 
   if contact.status = 'blocked' then
     return 'blocked';
@@ -1081,6 +1117,8 @@ begin
           and later.booking_start_time = notification.booking_start_time
           and later.status in ('pending', 'sent')
           and later.scheduled_for <= at
+          -- One that was sent before, of another time, may have told this one since, when it was answered.
+          and (later.status = 'pending' or later.scheduled_for >= notification.scheduled_for)
           and (notification.type = 'confirmation' or later.offset_minutes < notification.offset_minutes)
       ) then
         return 'overtaken';
@@ -1094,21 +1132,45 @@ begin
         return 'too_late';
       end if;
     when 'feedback' then
-      if exists (
-        select
-        from public.conversations v
-        where v.organization_id = notification.organization_id
-          and v.id = notification.conversation_id
-          and (v.is_open or v.satisfaction_score is not null)
-      ) then
-        return 'not_asked_any_more';
-      elsif booking.id is not null and booking.status <> 'completed' then
+      if booking.id is not null and booking.status <> 'completed' then
         return 'booking_' || booking.status;
       elsif notification.created_at < at - interval '7 days' then
         return 'too_late';
       end if;
     else null;
   end case;
+  return null;
+end;
+$$;
+comment on function private.why_not_any_more(public.notifications, timestamptz) is
+  'Why a notification may not be sent now, though it was to be: asked when it is due, and again when its message goes out; null when it may be.';
+
+create function private.why_not_notify(notification public.notifications, at timestamptz)
+returns text
+language plpgsql
+stable
+set search_path = ''
+as $$
+declare
+  refused constant text := private.why_not_any_more(notification, at);
+  zone text;
+begin
+  if refused is not null then
+    return refused;
+  elsif notification.type = 'feedback' and exists (
+    select
+    from public.conversations v
+    where v.organization_id = notification.organization_id
+      and v.id = notification.conversation_id
+      and (v.is_open or v.satisfaction_score is not null)
+  ) then
+    return 'not_asked_any_more';
+  end if;
+  zone := private.zone_of(notification.organization_id, (
+    select b.location_id
+    from public.bookings b
+    where b.organization_id = notification.organization_id and b.id = notification.booking_id
+  ));
   if (
     select count(*)
     from public.notifications n
@@ -1117,13 +1179,46 @@ begin
       and n.sent_at >= date_trunc('day', at at time zone zone) at time zone zone
       and n.sent_at < (date_trunc('day', at at time zone zone) + interval '1 day') at time zone zone
       and n.id <> notification.id
-  ) >= settings.notification_daily_cap then
+  ) >= (
+    select s.notification_daily_cap
+    from public.organization_settings s
+    where s.organization_id = notification.organization_id
+  ) then
     return 'daily_cap';
   end if;
   return null;
 end;
 $$;
 comment on function private.why_not_notify(public.notifications, timestamptz) is 'Why a notification that is due is not sent; null when it may be.';
+
+create type private.quiet_time as (until timestamptz, is_too_late boolean);
+
+create function private.quiet_time(notification public.notifications, at timestamptz)
+returns private.quiet_time
+language plpgsql
+stable
+set search_path = ''
+as $$
+declare
+  quiet private.quiet_time;
+begin
+  select
+    q.until,
+    q.until >= case
+      when notification.type = 'waiting_list_offer' then b.hold_expires_at
+      when notification.type <> 'feedback' then b.start_time
+    end
+  into quiet
+  from public.organization_settings s
+  left join public.bookings b on b.organization_id = s.organization_id and b.id = notification.booking_id
+  cross join lateral private.end_of_quiet_hours(s.quiet_hours, private.zone_of(s.organization_id, b.location_id), at) q (until)
+  where s.organization_id = notification.organization_id;
+  -- An offer that would be over by the morning is made at night.
+  return case when not (quiet.is_too_late is true and notification.type = 'waiting_list_offer') then quiet end;
+end;
+$$;
+comment on function private.quiet_time(public.notifications, timestamptz) is
+  'Until when a notification is put off, and whether that is too late for it; until is null when it may be sent now.';
 
 create function private.send_notification(job jsonb, at timestamptz default now())
 returns jsonb
@@ -1138,8 +1233,7 @@ declare
   conversation public.conversations;
   of_contact uuid;
   refused text;
-  quiet_until timestamptz;
-  too_late_at timestamptz;
+  quiet private.quiet_time;
   window_open boolean;
   content private.notification_content;
   message public.messages;
@@ -1184,20 +1278,13 @@ begin
 
   refused := private.why_not_notify(notification, at);
   if refused is null then
-    select
-      private.end_of_quiet_hours(s.quiet_hours, private.zone_of(s.organization_id, b.location_id), at),
-      case when notification.type = 'waiting_list_offer' then b.hold_expires_at
-        when notification.type <> 'feedback' then b.start_time end
-    into quiet_until, too_late_at
-    from public.organization_settings s
-    left join public.bookings b on b.organization_id = s.organization_id and b.id = notification.booking_id
-    where s.organization_id = notification.organization_id;
-    if quiet_until is not null and (too_late_at is null or quiet_until < too_late_at) then
+    quiet := private.quiet_time(notification, at);
+    if quiet.until is not null and quiet.is_too_late is not true then
       update public.notifications n
-      set scheduled_for = quiet_until, version = n.version + 1
+      set scheduled_for = quiet.until, version = n.version + 1
       where n.organization_id = notification.organization_id and n.id = notification.id;
       return private.end_job(held, 'quiet_hours');
-    elsif quiet_until is not null and notification.type <> 'waiting_list_offer' then
+    elsif quiet.until is not null then
       refused := 'quiet_hours';
     elsif conversation.id is null then
       refused := 'unreachable';
@@ -1224,7 +1311,9 @@ begin
   if refused is null then
     begin
       message := private.say_as_system(
-        conversation, content.message_type, content.content, content.payload, 'notification:' || notification.id);
+        conversation, content.message_type, content.content, content.payload,
+        -- Taken back at the last moment and put off, it is another message the next time.
+        concat_ws(':', 'notification', notification.id, nullif(notification.attempts, 0)));
     exception
       -- The number went at this moment, or what is to be said cannot be.
       when sqlstate 'BL106' or sqlstate 'BL107' or sqlstate 'BL205' then
@@ -1265,6 +1354,52 @@ $$;
 comment on function public.send_notification(jsonb) is
   'For the worker, with a held job {organization_id, id, fencing_token} of type send_notification: says what is due, moves it out of quiet hours, or notes why it is not said; and ends the job with it. Answers {action: done, reason}. Secret key only. Errors: lease_lost.';
 grant execute on function public.send_notification(jsonb) to service_role;
+
+create function private.hold_back_notification(message public.messages, at timestamptz default now())
+returns text
+language plpgsql
+volatile
+set search_path = ''
+as $$
+declare
+  notification public.notifications;
+  refused text;
+  quiet private.quiet_time;
+begin
+  select n.* into notification
+  from public.notifications n
+  where n.organization_id = message.organization_id and n.message_id = message.id and n.status = 'sent'
+  for no key update;
+  if not found then
+    return null;
+  end if;
+  refused := private.why_not_any_more(notification, at);
+  if refused is null then
+    quiet := private.quiet_time(notification, at);
+    if quiet.until is not null and quiet.is_too_late is not true then
+      begin
+        update public.notifications n
+        set status = 'pending', reason = null, scheduled_for = quiet.until, version = n.version + 1, message_id = null, sent_at = null
+        where n.organization_id = notification.organization_id and n.id = notification.id;
+        return 'quiet_hours';
+      exception
+        -- The booking has moved at this moment: another one waits already.
+        when unique_violation then refused := 'rescheduled';
+      end;
+    elsif quiet.until is not null then
+      refused := 'quiet_hours';
+    end if;
+  end if;
+  if refused is not null then
+    update public.notifications n
+    set status = 'skipped', reason = refused, sent_at = null
+    where n.organization_id = notification.organization_id and n.id = notification.id;
+  end if;
+  return refused;
+end;
+$$;
+comment on function private.hold_back_notification(public.messages, timestamptz) is
+  'Asks once more, before the provider is called for a notification''s message: between its time and this one a number may have been paused for hours. Answers why it must not go out now, which is noted (in quiet hours it is put off); null when it may. The contact and the message are locked by the caller, begin_send().';
 
 create function private.tg_messages__fail_notification()
 returns trigger
@@ -1379,6 +1514,48 @@ $$;
 comment on function private.answer_in_words(public.notification_type, text, text) is
   'What a folded message answers to a notification of this type; null when it is no clear answer. stars: the message as it was written.';
 
+create function private.is_talked_with(conversation_ids uuid[], asked_message_id uuid, organization_id uuid, at timestamptz)
+returns boolean
+language plpgsql
+stable
+set search_path = ''
+as $$
+begin
+  return exists (
+    select
+    from public.flow_sessions s
+    where s.organization_id = is_talked_with.organization_id
+      and s.conversation_id = any (conversation_ids)
+      and not s.is_completed
+      and s.expires_at > at
+      and (s.asked_at is not null or s.current_step is not null)
+  ) or exists (
+    select
+    from public.messages asking
+    where asking.organization_id = is_talked_with.organization_id
+      and asking.conversation_id = any (conversation_ids)
+      and asking.id < asked_message_id
+      and asking.created_at > at - interval '24 hours'
+      and asking.direction = 'outbound'
+      and asking.message_type <> 'reaction'
+      -- What a flow said is open while its session is.
+      and (asking.sender in ('human', 'ai') or asking.sender = 'bot' and coalesce(asking.client_message_id, '') not like 'flow:%')
+      -- He may be thinking about it; after two hours, only if he has said nothing since.
+      and (asking.created_at > at - interval '2 hours' or not exists (
+        select
+        from public.messages said
+        where said.organization_id = asking.organization_id
+          and said.conversation_id = asking.conversation_id
+          and said.id > asking.id
+          and said.id < asked_message_id
+          and said.direction = 'inbound'
+      ))
+  );
+end;
+$$;
+comment on function private.is_talked_with(uuid[], uuid, uuid, timestamptz) is
+  'Whether a customer was in the middle of something else when a notification asked him: words that follow may belong to that.';
+
 create type private.claimed_answer as (notification_id uuid, answer text);
 
 create function private.answer_to_notification(message public.messages, at timestamptz default now())
@@ -1390,9 +1567,11 @@ as $$
 declare
   tapped constant text[] :=
     regexp_match(message.metadata #>> '{interactive,id}', '^notification:([0-9a-f]{8}-(?:[0-9a-f]{4}-){3}[0-9a-f]{12}):([a-z0-9]{1,20})$');
+  folded text;
+  answer text;
   found_one private.claimed_answer;
-  candidate public.notifications;
-  candidates int := 0;
+  candidate record;
+  understood uuid[] := array[]::uuid[];
 begin
   if tapped is not null then
     select n.id, tapped[2] into found_one
@@ -1402,58 +1581,118 @@ begin
   elsif message.message_type <> 'text' or length(message.content) > 60 then
     return null;
   end if;
+  folded := private.fold_words(message.content);
+  -- Each notification with its newest question: the notification itself, or what we asked when it was answered.
   for candidate in
-    select n.*
+    select
+      n.id, n.type, n.booking_id, n.answer, n.booking_start_time, m.conversation_id,
+      greatest(m.id, asked.id) as asked_message_id,
+      asked.outcome as asked,
+      message.reply_to_whatsapp_message_id in (m.whatsapp_message_id, asked.whatsapp_message_id) is true as is_quoted
     from public.notifications n
     join public.messages m on m.organization_id = n.organization_id and m.id = n.message_id
+    left join lateral (
+      select reply.id, reply.whatsapp_message_id, a.outcome, a.answered_at
+      from private.notification_answers a
+      join public.messages reply on reply.organization_id = a.organization_id and reply.client_message_id = 'answer:' || a.message_id
+      where a.organization_id = n.organization_id
+        and a.notification_id = n.id
+        and a.outcome in ('asked', 'moved')
+        and reply.id < message.id
+      order by reply.id desc
+      limit 1
+    ) asked on true
     where n.organization_id = message.organization_id
       and n.contact_id = message.contact_id
       and n.status = 'sent'
       and n.type in ('reminder', 'waiting_list_offer', 'feedback')
-      and n.sent_at > at - interval '48 hours'
+      and greatest(n.sent_at, asked.answered_at) > at - interval '48 hours'
       and m.instance_id = message.instance_id
       and m.id < message.id
-      and case
-        when message.reply_to_whatsapp_message_id is not null then m.whatsapp_message_id = message.reply_to_whatsapp_message_id
-        -- It waits for an answer, and nobody on our side has asked for anything since.
-        else n.answer is null and not exists (
-          select
-          from public.messages since
-          where since.conversation_id in (m.conversation_id, message.conversation_id)
-            and since.organization_id = m.organization_id
-            and since.id > m.id
-            and since.id < message.id
-            and since.direction = 'outbound'
-            and since.message_type <> 'reaction'
-            and not exists (
-              select
-              from public.notifications other
-              where other.organization_id = since.organization_id and other.message_id = since.id
-            )
-        )
-      end
-    order by n.sent_at desc, n.id desc
+    order by greatest(m.id, asked.id) desc
   loop
-    continue when candidate.booking_id = any (
-      select other.booking_id from public.notifications other
-      where other.organization_id = candidate.organization_id and other.id = found_one.notification_id);
-    if private.answer_in_words(candidate.type, private.fold_words(message.content), message.content) is not null then
-      candidates := candidates + 1;
-      if candidates = 1 then
-        found_one := row(
-          candidate.id, private.answer_in_words(candidate.type, private.fold_words(message.content), message.content));
-      end if;
+    continue when message.reply_to_whatsapp_message_id is not null and not candidate.is_quoted;
+    answer := private.answer_in_words(candidate.type, folded, message.content);
+    -- "Remarcar ou cancelar?" – "Sim." is neither.
+    if answer = 'confirm' and candidate.asked = 'asked' and folded !~ '\m(?:confirm|vou|estarei)' then
+      answer := 'no';
+    end if;
+    continue when answer is null;
+    if candidate.is_quoted then
+      return row(candidate.id, answer)::private.claimed_answer;
+    end if;
+    -- It waits for an answer, and there is still something to answer.
+    continue when candidate.answer is not null
+      or candidate.type <> 'feedback' and not exists (
+        select
+        from public.bookings b
+        where b.organization_id = message.organization_id
+          and b.id = candidate.booking_id
+          and b.start_time = candidate.booking_start_time
+          and b.start_time > at
+          and case candidate.type
+            when 'reminder' then b.status in ('scheduled', 'confirmed')
+            else b.status = 'hold' and b.is_offer and b.hold_expires_at > at
+          end
+      )
+      -- Nobody on our side has said anything else since, but that we did not know which one was meant.
+      or exists (
+        select
+        from public.messages since
+        where since.conversation_id in (candidate.conversation_id, message.conversation_id)
+          and since.organization_id = message.organization_id
+          and since.id > candidate.asked_message_id
+          and since.id < message.id
+          and since.direction = 'outbound'
+          and since.message_type <> 'reaction'
+          and not exists (
+            select
+            from public.notifications other
+            where other.organization_id = since.organization_id and other.message_id = since.id
+          )
+          and not exists (
+            select
+            from private.notification_answers a
+            where a.organization_id = since.organization_id
+              and a.message_id = private.id_in(jsonb_build_object('id', substring(since.client_message_id from '^answer:(.*)$')), 'id')
+              and since.sender = 'system'
+              and (a.notification_id = candidate.id or a.outcome = 'unclear')
+          )
+      )
+      -- Nor has he been told of anything else, unless that is asked in the same words: then it is not guessed which one.
+      or exists (
+        select
+        from public.notifications other
+        join public.messages told on told.organization_id = other.organization_id and told.id = other.message_id
+        where other.organization_id = message.organization_id
+          and other.contact_id = message.contact_id
+          and other.status = 'sent'
+          and told.instance_id = message.instance_id
+          and told.id > candidate.asked_message_id
+          and told.id < message.id
+          and other.id <> candidate.id
+          and (other.booking_id = candidate.booking_id) is not true
+          and other.id <> all (understood)
+      )
+      or private.is_talked_with(
+        array[candidate.conversation_id, message.conversation_id], candidate.asked_message_id, message.organization_id, at);
+    understood := understood || candidate.id;
+    if found_one.notification_id is null then
+      found_one := row(candidate.id, answer);
+    elsif not exists (
+      select
+      from public.notifications n
+      where n.organization_id = message.organization_id and n.id = found_one.notification_id and n.booking_id = candidate.booking_id
+    ) then
+      -- Two visits, one "sim": which one is meant is not guessed.
+      found_one.answer := 'unclear';
     end if;
   end loop;
-  if candidates > 1 then
-    -- Two visits, one "sim": which one is meant is not guessed.
-    found_one.answer := 'unclear';
-  end if;
-  return case when candidates > 0 then found_one end;
+  return case when found_one.notification_id is not null then found_one end;
 end;
 $$;
 comment on function private.answer_to_notification(public.messages, timestamptz) is
-  'Which notification a message answers, and what: by a tap at any time; in words within 48 hours, if the notification was the last thing said or is quoted. Null: it is for the flow, or for people.';
+  'Which notification a message answers, and what: by a tap at any time; in words within 48 hours, if it is quoted, or if nothing else has been said or told since, nothing else was open before it, and its visit or offer still is. unclear: it may be one of several. Null: it is for the flow, or for people.';
 
 create function private.tg_messages__read_answers()
 returns trigger
@@ -1511,6 +1750,9 @@ begin
       -- Said again, or "voltar" by somebody who never left, it is a word for the flow.
       if found then
         claimed := row(null, wish);
+        if wish = 'opt_out' then
+          perform private.withdraw_notifications((said.message).organization_id, (said.message).contact_id, 'opted_out');
+        end if;
       end if;
     end if;
     if claimed is null and said.is_news then
@@ -1581,7 +1823,7 @@ comment on function private.start_flow_at(public.conversations, text) is
 
 create type private.notification_reply as (outcome text, content text, payload jsonb, answer text);
 
-create function private.answer_booking(notification public.notifications, answer text, at timestamptz)
+create function private.answer_booking(notification public.notifications, answer text, heard_id uuid, at timestamptz)
 returns private.notification_reply
 language plpgsql
 volatile
@@ -1600,7 +1842,22 @@ begin
     return row('cancelled_before', 'Esse horário já foi cancelado. Se quiser marcar outro, é só responder por aqui.', null, null)::private.notification_reply;
   elsif booking.start_time <= at or booking.status not in ('scheduled', 'confirmed') then
     return row('over', 'Esse horário já passou. Se precisar de alguma coisa, é só responder por aqui.', null, null)::private.notification_reply;
+  elsif booking.start_time = notification.booking_start_time and answer <> 'reschedule' and exists (
+    select
+    from private.notification_answers a
+    join public.messages told on told.organization_id = a.organization_id and told.client_message_id = 'answer:' || a.message_id
+    where a.organization_id = notification.organization_id
+      and a.notification_id = notification.id
+      and a.outcome = 'moved'
+      and told.id > heard_id
+  ) then
+    -- Written before he could read at what time it is now: that is asked already.
+    return row('asked_already', null, null, null)::private.notification_reply;
   elsif booking.start_time <> notification.booking_start_time and answer <> 'reschedule' then
+    -- Told now, it is the time that his next answer is about.
+    update public.notifications n
+    set booking_start_time = booking.start_time, answer = null, answered_at = null
+    where n.organization_id = notification.organization_id and n.id = notification.id;
     return row('moved',
       format('Esse horário mudou: agora está marcado para %s. Podemos contar com a sua presença?', spoken),
       jsonb_build_object('type', 'button', 'buttons', buttons), null)::private.notification_reply;
@@ -1621,7 +1878,7 @@ begin
   end case;
 end;
 $$;
-comment on function private.answer_booking(public.notifications, text, timestamptz) is
+comment on function private.answer_booking(public.notifications, text, uuid, timestamptz) is
   'Does what a customer answered to a reminder, through what the RPCs do it with, and what he is told. The agenda is locked by the caller.';
 
 create function private.answer_offer(notification public.notifications, answer text, at timestamptz)
@@ -1724,7 +1981,7 @@ begin
             else 'Muito obrigado pela sua avaliação! 💛'
           end, null, claimed.answer);
       when notification.type = 'reminder' and claimed.answer in ('confirm', 'cancel', 'reschedule', 'no') then
-        reply := private.answer_booking(notification, claimed.answer, at);
+        reply := private.answer_booking(notification, claimed.answer, heard.id, at);
       when notification.type = 'waiting_list_offer' and claimed.answer in ('accept', 'decline') then
         reply := private.answer_offer(notification, claimed.answer, at);
       else

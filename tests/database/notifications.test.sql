@@ -336,6 +336,13 @@ select is((pg_temp.last_words()).payload #>> '{buttons,0,title}', 'Confirmar', '
 select pg_temp.forget('confirmation');
 
 -- In words -------------------------------------------------------------------------------------------------------------
+-- Of what this part of the story is not about, no answer is expected any more.
+create function pg_temp.no_questions()
+returns void
+language sql
+as $$ update public.notifications set answer = 'x' where status = 'sent' and answer is null $$;
+
+select pg_temp.no_questions();
 select pg_temp.reminded('in words', pg_temp.day(63, '09:00'));
 select is(pg_temp.says('Será que chove?'), 'nothing', 'what is no answer is for people');
 select is(pg_temp.says('Não posso parar agora'), 'nothing', 'nor is that an opt-out');
@@ -355,17 +362,89 @@ with marked as (
 select is(count(*), 1::bigint, 'the reminder has its id of WhatsApp by now') from marked;
 select is(pg_temp.says('sim', quoting => 'wamid.reminder'), 'confirmed', 'unless he quotes the reminder');
 
+select pg_temp.no_questions();
 select pg_temp.reminded('no', pg_temp.day(65, '09:00'));
 select is(pg_temp.says('não vou poder ir'), 'asked', 'who does not come is asked what he prefers');
 select results_eq(
   $$ select b ->> 'title' from jsonb_array_elements((pg_temp.last_words()).payload -> 'buttons') b $$,
   $$ values ('Remarcar'), ('Cancelar') $$, 'to move it, or to cancel');
 select is(pg_temp.status(pg_temp.the('no')), 'scheduled', 'until then nothing changes');
+select is(pg_temp.says('sim'), 'asked', 'a "sim" to that is no answer');
+select is(pg_temp.says('cancelar'), 'cancelled', 'but what he prefers is heard in words too');
+select is(pg_temp.status(pg_temp.the('no')), 'cancelled Cancelado pelo cliente no WhatsApp', 'and done');
 
 select pg_temp.reminded('twin one', pg_temp.day(66, '09:00'));
 select pg_temp.reminded('twin two', pg_temp.day(66, '10:00'));
 select is(pg_temp.says('confirmo'), 'unclear', 'two visits, one "confirmo": which one is not guessed');
 select is(pg_temp.status(pg_temp.the('twin one')) || pg_temp.status(pg_temp.the('twin two')), 'scheduledscheduled', 'and neither is confirmed');
+select is(pg_temp.says('confirmo'), 'unclear', 'nor when he says it again');
+select private.cancel_booking(pg_temp.the('twin one'), null, pg_temp.clinic());
+select pg_temp.forget('cancellation');
+select is(pg_temp.says('sim'), 'confirmed', 'once one of them is cancelled there is nothing to guess');
+select is(pg_temp.status(pg_temp.the('twin two')), 'confirmed patient whatsapp', 'the other one is meant');
+
+-- Words about something else -------------------------------------------------------------------------------------------
+select pg_temp.reminded('first told', pg_temp.day(101, '09:00'));
+-- Another transaction, in which Maria did nothing herself.
+select set_config('balcao.customer_is_told', '', true);
+insert into it values ('told since', pg_temp.book(pg_temp.day(102, '09:00'), 'system'));
+select is(pg_temp.strike(now()), 'sent', 'who was reminded of one visit, then told of another one');
+select is(pg_temp.says('cancelar'), 'nothing', 'may mean that one: nothing is cancelled on a guess');
+select is(pg_temp.status(pg_temp.the('first told')) || pg_temp.status(pg_temp.the('told since')), 'scheduledscheduled', 'neither of them');
+select pg_temp.no_questions();
+
+update public.flows set is_default = true where id = tests.the('clinic', 'flow_id');
+insert into public.flow_sessions (organization_id, conversation_id, contact_id, flow_id, flow_version, expires_at, current_step, asked_at)
+values (pg_temp.clinic(), tests.the('clinic', 'conversation_id'), pg_temp.maria(), tests.the('clinic', 'flow_id'), 1, now() + interval '1 day', 'fim', now());
+select private.send_bot_message(tests.the('clinic', 'conversation_id'), pg_temp.clinic(), v.control_epoch, 'bot', 'text', 'Quer mesmo cancelar a sua outra consulta?', null, 'flow:a-question')
+from public.conversations v where v.id = tests.the('clinic', 'conversation_id');
+select pg_temp.reminded('in between', pg_temp.day(103, '09:00'));
+select is(pg_temp.says(words), 'nothing', format('"%s" after a question of the flow and a reminder', words)) from unnest('{cancelar,sim,remarcar}'::text[]) words;
+select is(pg_temp.status(pg_temp.the('in between')), 'scheduled', 'changes nothing here');
+select is(count(*), 3::bigint, 'but is heard by the flow') from public.message_queue where job_type = 'run_flow';
+select is(pg_temp.says('Confirmar', 'notification:' || n.id || ':confirm'), 'confirmed', 'a tap is clear')
+from public.notifications n where n.booking_id = pg_temp.the('in between') and n.status = 'sent';
+update public.flow_sessions set status = 'cancelled', completed_at = now() where status = 'running';
+update public.flows set is_default = false where id = tests.the('clinic', 'flow_id');
+delete from public.message_queue where job_type = 'run_flow';
+
+insert into public.messages (organization_id, conversation_id, contact_id, instance_id, direction, sender, message_type, content, status)
+select v.organization_id, v.id, v.contact_id, v.instance_id, 'outbound', 'human', 'text', 'Quer cancelar a do dia 20?', 'sent'
+from public.conversations v where v.id = tests.the('clinic', 'conversation_id');
+select pg_temp.reminded('while chatting', pg_temp.day(104, '09:00'));
+select is(pg_temp.says('cancelar'), 'nothing', 'nor does a word that may be said to a person');
+select is(pg_temp.status(pg_temp.the('while chatting')), 'scheduled', 'cancel what the reminder was about');
+update public.messages set created_at = now() - interval '25 hours' where content = 'Quer cancelar a do dia 20?';
+select is(pg_temp.says('sim'), 'confirmed', 'on the next day it would be about the reminder');
+
+select pg_temp.reminded('over', pg_temp.day(105, '09:00'));
+update public.notifications set booking_start_time = now() - interval '30 hours' where booking_id = pg_temp.the('over');
+alter table public.bookings disable trigger user;
+update public.bookings set start_time = now() - interval '30 hours', end_time = now() - interval '29 hours', blocked_until = now() - interval '29 hours' where id = pg_temp.the('over');
+alter table public.bookings enable trigger user;
+select is(pg_temp.says('quero remarcar'), 'nothing', 'when the visit is over its reminder takes no more words');
+
+select pg_temp.reminded('moved twice', pg_temp.day(106, '09:00'));
+insert into it select 'reminder of moved twice', n.id from public.notifications n where n.booking_id = pg_temp.the('moved twice') and n.status = 'sent';
+update public.messages set status = 'sent' where client_message_id = 'notification:' || pg_temp.the('reminder of moved twice');
+select private.reschedule_booking(pg_temp.the('moved twice'), pg_temp.day(107, '11:00'), null, null, true, pg_temp.clinic());
+select pg_temp.forget('confirmation');
+select is(pg_temp.says('Confirmar', 'notification:' || pg_temp.the('reminder of moved twice') || ':confirm'), 'moved', 'who is told another time');
+insert into it select 'heard', m.id from public.messages m where m.direction = 'inbound' order by m.id desc limit 1;
+select is((private.answer_booking(n, 'confirm', pg_temp.the('heard'), now())).outcome, 'asked_already', 'has not agreed to it by a tap of before')
+from public.notifications n where n.id = pg_temp.the('reminder of moved twice');
+select is(pg_temp.says('sim'), 'confirmed', 'but then does, in words');
+select private.reschedule_booking(pg_temp.the('moved twice'), pg_temp.day(108, '11:00'), null, null, true, pg_temp.clinic());
+select pg_temp.forget('confirmation');
+select is(pg_temp.says('Confirmar', 'notification:' || pg_temp.the('reminder of moved twice') || ':confirm'), 'moved', 'moved again, told again');
+select is(pg_temp.says('Confirmar', 'notification:' || pg_temp.the('reminder of moved twice') || ':confirm'), 'confirmed', 'or with a second tap');
+select is(pg_temp.status(pg_temp.the('moved twice')), 'confirmed patient whatsapp', 'and it is confirmed');
+update public.notifications set offset_minutes = 120 where id = pg_temp.the('reminder of moved twice');
+select pg_temp.strike(pg_temp.day(107, '11:00'));
+select is(count(*), 1::bigint, 'the reminder of the new time still comes') from public.notifications n
+where n.booking_id = pg_temp.the('moved twice') and n.status = 'sent' and n.offset_minutes = 1440;
+update public.notifications set status = 'cancelled' where status = 'pending';
+select pg_temp.no_questions();
 
 -- A human, then a flow --------------------------------------------------------------------------------------------------
 select pg_temp.reminded('by a human', pg_temp.day(67, '09:00'));
@@ -507,6 +586,89 @@ update public.contacts set opted_in_at = null where id = pg_temp.maria();
 select is(pg_temp.says('Parar', at => now() - interval '3 days'), 'nothing', 'is not answered');
 select is(opted_out_at, now() - interval '3 days', 'but holds') from public.contacts where id = pg_temp.maria();
 update public.contacts set opted_out_at = null where id = pg_temp.maria();
+
+-- Who wants none any more, or may get none, while the number is slow --------------------------------------------------
+-- Maria's next message to go out, as the worker asks for it; what it is told.
+create function pg_temp.goes_out()
+returns text
+language plpgsql
+as $$
+declare
+  job record;
+  begun jsonb;
+begin
+  perform pg_temp.writes(now());
+  select c.* into job from public.claim_jobs('test', 1, array['send_message']) c;
+  begun := public.begin_send(jsonb_build_object('organization_id', job.organization_id, 'id', job.id, 'fencing_token', job.fencing_token));
+  return coalesce(begun ->> 'reason', begun ->> 'action');
+end;
+$$;
+create function pg_temp.queued(name text, start_time timestamptz)
+returns void
+language plpgsql
+as $$
+begin
+  delete from private.unanswered_sends;
+  delete from public.message_queue where job_type = 'send_message';
+  perform pg_temp.reminded(name, start_time);
+  insert into it select name || ' reminder', n.id from public.notifications n where n.booking_id = pg_temp.the(name) and n.status = 'sent';
+end;
+$$;
+create function pg_temp.became(name text)
+returns text
+language sql
+as $$
+  select concat_ws(' ', n.status, n.reason, (select string_agg(concat_ws(' ', m.status, m.error_code), ', ' order by m.id)
+    from public.messages m where m.client_message_id like 'notification:' || n.id || '%'))
+  from public.notifications n where n.id = pg_temp.the(name || ' reminder')
+$$;
+select pg_temp.queued('wanted', pg_temp.day(110, '09:00'));
+select is(pg_temp.goes_out(), 'send', 'a reminder goes out');
+select is(pg_temp.became('wanted'), 'sent queued', 'and is sent');
+
+select pg_temp.queued('on its way', pg_temp.day(111, '09:00'));
+select private.schedule_followup(pg_temp.maria(), now() + interval '1 day', 'reactivation', null, null, null, pg_temp.clinic());
+select is(pg_temp.says('Parar'), 'opted_out', 'who wants no more while a reminder is on its way');
+select is(pg_temp.became('on its way'), 'cancelled opted_out failed superseded', 'does not get it');
+select is(f.status, 'cancelled', 'nor what was planned') from public.scheduled_followups f where f.type = 'reactivation';
+select is(pg_temp.goes_out(), 'message_is_failed', 'its job finds nothing to send');
+select is(pg_temp.goes_out(), 'send', 'but the answer to "parar" goes out');
+update public.contacts set opted_out_at = null, opted_in_at = null where id = pg_temp.maria();
+
+select pg_temp.queued('unwanted since', pg_temp.day(112, '09:00'));
+update public.contacts set opted_out_at = now() where id = pg_temp.maria();
+select is(pg_temp.goes_out(), 'superseded', 'an opt-out by other ways');
+select is(pg_temp.became('unwanted since'), 'skipped opted_out failed superseded', 'is found when it would go out');
+update public.contacts set opted_out_at = null where id = pg_temp.maria();
+
+select pg_temp.queued('blocked since', pg_temp.day(113, '09:00'));
+update public.contacts set status = 'blocked' where id = pg_temp.maria();
+select is(pg_temp.goes_out(), 'superseded', 'so is a block');
+select is(pg_temp.became('blocked since'), 'skipped blocked failed superseded', 'and noted');
+update public.contacts set status = 'active' where id = pg_temp.maria();
+
+select pg_temp.queued('begun since', pg_temp.day(114, '09:00'));
+alter table public.bookings disable trigger user;
+update public.bookings set start_time = now() - interval '40 hours', end_time = now() - interval '39 hours', blocked_until = now() - interval '39 hours' where id = pg_temp.the('begun since');
+alter table public.bookings enable trigger user;
+update public.notifications set booking_start_time = now() - interval '40 hours' where id = pg_temp.the('begun since reminder');
+select is(pg_temp.goes_out(), 'superseded', 'when the visit has begun it is too late');
+select is(pg_temp.became('begun since'), 'skipped too_late failed superseded', 'to remind of it');
+
+select pg_temp.queued('night since', pg_temp.day(115, '09:00'));
+update public.organization_settings set quiet_hours = jsonb_build_object(
+  'starts_at', to_char((now() at time zone 'America/Sao_Paulo') - interval '1 hour', 'HH24:MI'),
+  'ends_at', to_char((now() at time zone 'America/Sao_Paulo') + interval '1 hour', 'HH24:MI')) where organization_id = pg_temp.clinic();
+select is(pg_temp.goes_out(), 'superseded', 'when it has become night');
+select is(pg_temp.became('night since'), 'pending failed superseded', 'it is put off');
+select is(n.scheduled_for between now() + interval '58 minutes' and now() + interval '1 hour', true, 'until the morning')
+from public.notifications n where n.id = pg_temp.the('night since reminder');
+select is(pg_temp.strike(now() + interval '1 hour'), 'sent', 'and sent then');
+select is(pg_temp.became('night since'), 'sent failed superseded, queued', 'as another message');
+update public.organization_settings set quiet_hours = '{}' where organization_id = pg_temp.clinic();
+delete from public.scheduled_followups;
+delete from private.unanswered_sends;
+select pg_temp.no_questions();
 
 -- Follow-ups ------------------------------------------------------------------------------------------------------------
 select pg_temp.as_member('attendant');
