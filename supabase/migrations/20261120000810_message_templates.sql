@@ -20,9 +20,9 @@ set search_path = ''
 as $$
 declare
   weekdays constant text[] :=
-    '{segunda-feira,terça-feira,quarta-feira,quinta-feira,sexta-feira,sábado,domingo}';
+    '{segunda-feira,terça-feira,quarta-feira,quinta-feira,sexta-feira,sábado,domingo}'::text[];
   months constant text[] :=
-    '{janeiro,fevereiro,março,abril,maio,junho,julho,agosto,setembro,outubro,novembro,dezembro}';
+    '{janeiro,fevereiro,março,abril,maio,junho,julho,agosto,setembro,outubro,novembro,dezembro}'::text[];
 begin
   return format('%s, %s de %s',
     weekdays[extract(isodow from day)::int],
@@ -119,7 +119,7 @@ as $$
 declare
   -- Said instead of what is not there: a booking may name no professional, a contact no name.
   fallbacks constant jsonb :=
-    '{"nome": "cliente", "nome_completo": "cliente", "servico": "atendimento", "profissional": "nossa equipe", "pet": "seu pet"}';
+    '{"nome": "cliente", "nome_completo": "cliente", "servico": "atendimento", "profissional": "nossa equipe", "pet": "seu pet"}'::jsonb;
   -- The first quantifier decides for all of it: the shortest match.
   optional constant text := '\{\{#([a-z_]+?)\}\}(.*?)\{\{/\1\}\}';
   rest text := template;
@@ -159,13 +159,13 @@ as $$
 declare
   named constant text[] := private.variables_in(template);
   known constant text[] := private.template_variables(category);
-  problems jsonb := '[]';
+  problems jsonb := '[]'::jsonb;
   variable text;
 begin
   if template is null or template !~ '\S' then
-    return '[{"problem": "missing_text"}]';
+    return '[{"problem": "missing_text"}]'::jsonb;
   elsif length(template) > 1024 then
-    problems := problems || '[{"problem": "text_too_long"}]';
+    problems := problems || '[{"problem": "text_too_long"}]'::jsonb;
   end if;
   foreach variable in array named loop
     if variable <> all (known) then
@@ -176,7 +176,7 @@ begin
   if regexp_replace(
     regexp_replace(template, '\{\{#([a-z_]+?)\}\}(.*?)\{\{/\1\}\}', '\2', 'g'), '\{\{\s*[a-z_]+\s*\}\}', '', 'g'
   ) ~ '\{\{|\}\}' then
-    problems := problems || '[{"problem": "unbalanced_braces"}]';
+    problems := problems || '[{"problem": "unbalanced_braces"}]'::jsonb;
   end if;
   -- What makes no sense without saying when.
   if category in ('reminder', 'confirmation', 'waiting_list_offer') and 'quando' <> all (named) then
@@ -491,7 +491,7 @@ declare
   assigned public.ab_variant;
   -- Of the test too: in the next test others are in the first half.
   half constant public.ab_variant :=
-    case get_byte(decode(md5(ab_test_id || ':' || contact_id), 'hex'), 0) & 1 when 0 then 'a' else 'b' end;
+    case get_byte(decode(md5(ab_test_id || ':' || contact_id), 'hex'), 0) & 1 when 0 then 'a' else 'b' end::public.ab_variant;
 begin
   select s.variant into assigned
   from public.ab_test_assignments s

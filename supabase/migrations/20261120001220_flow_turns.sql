@@ -585,7 +585,7 @@ begin
       exception
         -- It is not offered any more, or not by him, or not there: there is no slot.
         when sqlstate 'BL500' or sqlstate 'BL507' or sqlstate 'BL512' then
-          return '{"kind": "slots", "slots": []}';
+          return '{"kind": "slots", "slots": []}'::jsonb;
       end;
     else
       perform private.raise_error('BL305', 'invalid_outcome', 'There is nothing to know of that', jsonb_build_object('kind', need ->> 'kind'));

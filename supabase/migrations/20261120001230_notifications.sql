@@ -951,7 +951,7 @@ declare
   template constant public.message_templates := private.template_for(notification.organization_id, category, notification.template_id);
   said constant jsonb := private.notification_values(notification, at);
   options constant jsonb := private.notification_options(notification);
-  components jsonb := '[]';
+  components jsonb := '[]'::jsonb;
   content text;
 begin
   if not window_open then
@@ -1472,7 +1472,7 @@ as $$
 declare
   plain constant text := btrim(regexp_replace(said, '^(?:oi|ola|bom dia|boa tarde|boa noite) | (?:por favor|pfv|obrigad[oa])$', '', 'g'));
   scores constant jsonb :=
-    '{"1": 1, "um": 1, "uma": 1, "2": 2, "dois": 2, "duas": 2, "3": 3, "tres": 3, "4": 4, "quatro": 4, "5": 5, "cinco": 5}';
+    '{"1": 1, "um": 1, "uma": 1, "2": 2, "dois": 2, "duas": 2, "3": 3, "tres": 3, "4": 4, "quatro": 4, "5": 5, "cinco": 5}'::jsonb;
 begin
   return case type
     when 'reminder' then case
