@@ -587,6 +587,14 @@ as $$
 declare
   wanted public.notifications;
 begin
+  -- Where no number can send, somebody else asks him.
+  if not exists (
+    select
+    from private.instance_secrets s
+    where s.organization_id = new.organization_id and s.access_token is not null
+  ) then
+    return null;
+  end if;
   wanted.organization_id := new.organization_id;
   wanted.contact_id := new.contact_id;
   wanted.booking_id := new.offered_booking_id;
@@ -599,7 +607,7 @@ begin
   return null;
 end;
 $$;
-comment on function private.tg_waiting_list__notify() is 'Trigger: who is offered a slot hears of it at once.';
+comment on function private.tg_waiting_list__notify() is 'Trigger: who is offered a slot hears of it at once. If he cannot be told, private.expire_holds() asks the next one.';
 create trigger waiting_list_900_notify
   after update of status on public.waiting_list
   for each row when (new.status = 'offered' and old.status <> 'offered')

@@ -521,8 +521,24 @@ select is(pg_temp.strike(now()), 'sent', 'an offer that would be over by the mor
 update public.organization_settings set waiting_list_offer_minutes = 600 where organization_id = pg_temp.clinic();
 select pg_temp.offered('long', pg_temp.day(9, '09:00'));
 select is(pg_temp.strike(now()), 'quiet_hours', 'one that outlives the night waits for its end');
-update public.organization_settings set quiet_hours = '{}' where organization_id = pg_temp.clinic();
+update public.organization_settings set quiet_hours = '{}', waiting_list_offer_minutes = 30 where organization_id = pg_temp.clinic();
 update public.notifications set status = 'cancelled' where status = 'pending';
+select private.expire_holds();
+-- Who does not hear of it keeps it from nobody.
+select pg_temp.offered('unheard', pg_temp.day(11, '09:00'));
+insert into public.contacts (organization_id, name, phone_number, opted_out_at) values (pg_temp.clinic(), 'Não Quer', '+5511988880001', now()), (pg_temp.clinic(), 'A Próxima', '+5511988880002', null);
+insert into it select c.name, w.id from public.contacts c
+cross join lateral private.join_waiting_list(c.id, tests.the('clinic', 'service_id'), null, null, null, case c.name when 'Não Quer' then 1 else 0 end, null, null, 'any', null, pg_temp.clinic()) w
+where c.name in ('Não Quer', 'A Próxima');
+select is(private.expire_holds(), 0::bigint, 'while she is to be told the slot is held');
+select pg_temp.writes(now() - interval '30 hours');
+select is(pg_temp.strike(now(), false), 'outside_window', 'then it turns out that she cannot be');
+select is(private.expire_holds(), 1::bigint, 'it is held no longer');
+select is(pg_temp.entry('unheard') || ' ' || pg_temp.entry('Não Quer') || ' ' || pg_temp.entry('A Próxima'), 'expired waiting offered', 'and the next one is asked, but nobody who opted out');
+select is(pg_temp.strike(now(), false), 'outside_window', 'who cannot be told either');
+select is(private.expire_holds(), 1::bigint, 'so it is free');
+select is(count(*), 0::bigint, 'for whoever calls') from public.bookings where is_offer and status = 'hold' and start_time = pg_temp.day(11, '09:00');
+delete from public.waiting_list where organization_id = pg_temp.clinic() and is_open;
 
 -- How was it? ---------------------------------------------------------------------------------------------------------
 insert into it values ('visited', pg_temp.book(now() - interval '2 hours', 'human'));
