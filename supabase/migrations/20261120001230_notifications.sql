@@ -1538,6 +1538,8 @@ begin
       and s.conversation_id = any (conversation_ids)
       and not s.is_completed
       and s.expires_at > at
+      -- One that waits for its time asks nothing.
+      and s.wakes_at is null
       and (s.asked_at is not null or s.current_step is not null)
   ) or exists (
     select
