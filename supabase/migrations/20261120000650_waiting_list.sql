@@ -278,7 +278,7 @@ begin
   for expired in
     select b.organization_id, b.id, b.professional_id, b.service_id
     from public.bookings b
-    where b.hold_expires_at <= now() or b.hold_expires_at is not null and private.is_unheard_offer(b)
+    where b.hold_expires_at <= now() or b.hold_expires_at is not null and b.is_offer and private.is_unheard_offer(b)
     order by b.hold_expires_at
     limit batch_size
   loop
