@@ -135,6 +135,8 @@ begin
     select w.* into candidate
     from public.waiting_list w
     join public.contacts c on c.organization_id = w.organization_id and c.id = w.contact_id and c.status = 'active'
+      -- Nobody would tell him.
+      and c.opted_out_at is null
     where w.organization_id = freed.organization_id
       and w.service_id = freed.service_id
       and w.is_open
@@ -244,6 +246,24 @@ create trigger bookings_900_serve_waiting_list
 
 -- Expiry ------------------------------------------------------------------------------------------------------------
 
+create function private.is_unheard_offer(booking public.bookings)
+returns boolean
+language plpgsql
+stable
+set search_path = ''
+as $$
+begin
+  return booking.status = 'hold' and booking.is_offer and exists (
+    select
+    from public.notifications n
+    where n.organization_id = booking.organization_id and n.booking_id = booking.id and n.type = 'waiting_list_offer'
+    having bool_and(n.status in ('skipped', 'failed', 'cancelled'))
+  );
+end;
+$$;
+comment on function private.is_unheard_offer(public.bookings) is
+  'Whether a slot is held for somebody who was to be told on WhatsApp, and will not be.';
+
 create function private.expire_holds(batch_size int default 200)
 returns bigint
 language plpgsql
@@ -259,7 +279,7 @@ begin
   for expired in
     select b.organization_id, b.id, b.professional_id, b.service_id
     from public.bookings b
-    where b.hold_expires_at <= now()
+    where b.hold_expires_at <= now() or b.hold_expires_at is not null and b.is_offer and private.is_unheard_offer(b)
     order by b.hold_expires_at
     limit batch_size
   loop
@@ -269,7 +289,7 @@ begin
     begin
       perform set_config('lock_timeout', '200ms', true);
       booking := private.locked_booking(expired.organization_id, expired.id);
-      if booking.status = 'hold' and booking.hold_expires_at <= now() then
+      if booking.status = 'hold' and (booking.hold_expires_at <= now() or private.is_unheard_offer(booking)) then
         update public.bookings b
         set status = 'cancelled', cancellation_reason = 'hold_expired'
         where b.organization_id = booking.organization_id and b.id = booking.id;
@@ -287,7 +307,7 @@ begin
 end;
 $$;
 comment on function private.expire_holds(int) is
-  'Ends the holds whose time is over and passes offers on to the next one; returns how many. Run it every few seconds.';
+  'Ends the holds whose time is over, or that nobody was told of, and passes offers on to the next one; returns how many. Run it every few seconds.';
 
 create function private.expire_waiting_list()
 returns bigint

@@ -117,9 +117,12 @@ immutable
 set search_path = ''
 as $$
 declare
-  -- Said instead of what is not there: a booking may name no professional, a contact no name.
+  -- Said instead of what is not there: a booking may name no professional, a contact no name. There is one for each
+  -- variable: WhatsApp refuses a template that is sent with an empty one.
   fallbacks constant jsonb :=
-    '{"nome": "cliente", "nome_completo": "cliente", "servico": "atendimento", "profissional": "nossa equipe", "pet": "seu pet"}'::jsonb;
+    '{"nome": "cliente", "nome_completo": "cliente", "organizacao": "nossa empresa", "servico": "atendimento",
+      "profissional": "nossa equipe", "local": "nosso endereço", "pet": "seu pet", "data": "data combinada",
+      "hora": "hora combinada", "quando": "data combinada", "expira": "daqui a pouco"}'::jsonb;
   -- The first quantifier decides for all of it: the shortest match.
   optional constant text := '\{\{#([a-z_]+?)\}\}(.*?)\{\{/\1\}\}';
   rest text := template;
@@ -131,7 +134,7 @@ begin
   loop
     part := regexp_match(rest, optional);
     exit when part is null;
-    rest := regexp_replace(rest, optional, case when nullif(variables ->> part[1], '') is not null then '\2' else '' end);
+    rest := regexp_replace(rest, optional, case when variables ->> part[1] ~ '\S' then '\2' else '' end);
   end loop;
   -- In one pass: a customer who calls himself "{{hora}}" is called that.
   texts := regexp_split_to_array(rest, '\{\{[^{}]*\}\}');
@@ -142,7 +145,7 @@ begin
       perform private.raise_error('BL701', 'invalid_template', 'A variable of this template has no value',
         jsonb_build_object('problems', jsonb_build_array(jsonb_build_object('problem', 'missing_value', 'variable', names[n]))));
     end if;
-    rendered := rendered || coalesce(nullif(variables ->> names[n], ''), fallbacks ->> names[n], '') || texts[n + 1];
+    rendered := rendered || coalesce(case when variables ->> names[n] ~ '\S' then variables ->> names[n] end, fallbacks ->> names[n], '') || texts[n + 1];
   end loop;
   return btrim(rendered);
 end;
@@ -321,8 +324,10 @@ as $$
 begin
   perform private.require_template(new.category, new.template);
   new.variables := private.variables_in(new.template);
-  if new.is_default then
-    -- Two that become it at the same moment come one after the other.
+  if new.is_default and (
+    tg_op = 'INSERT' or not old.is_default or (old.category, old.language) <> (new.category, new.language)
+  ) then
+    -- Two that become it at the same moment come one after the other. Who is it already must not wait here: his row is locked.
     perform pg_advisory_xact_lock(hashtextextended('default_template:' || new.organization_id, 0));
     update public.message_templates t
     set is_default = false

@@ -115,7 +115,7 @@ create table public.notifications (
 comment on table public.notifications is 'What is said to a customer without being asked, and when. Written by bookings, conversations, follow-ups and the clock.';
 comment on column public.notifications.offset_minutes is 'Which one of the organization''s reminder_offsets a reminder is.';
 comment on column public.notifications.booking_start_time is 'The time that is told: an answer to it is no answer to another one.';
-comment on column public.notifications.conversation_id is 'Which conversation it is about, else where it was sent: an answer''s score is that conversation''s.';
+comment on column public.notifications.conversation_id is 'Which conversation it is about, else where it was sent: an answer''s score is that conversation''s; a visit''s, only if it has none.';
 comment on column public.notifications.version is 'Goes up when it is moved: a job that was made for another time finds nothing to do.';
 comment on column public.notifications.reason is 'Why it was not sent: opted_out, blocked, daily_cap, quiet_hours, outside_window, too_late, overtaken (a later one is due as well), …';
 comment on column public.notifications.message is 'What was said.';
@@ -587,6 +587,14 @@ as $$
 declare
   wanted public.notifications;
 begin
+  -- Where no number can send, somebody else asks him.
+  if not exists (
+    select
+    from private.instance_secrets s
+    where s.organization_id = new.organization_id and s.access_token is not null
+  ) then
+    return null;
+  end if;
   wanted.organization_id := new.organization_id;
   wanted.contact_id := new.contact_id;
   wanted.booking_id := new.offered_booking_id;
@@ -599,7 +607,7 @@ begin
   return null;
 end;
 $$;
-comment on function private.tg_waiting_list__notify() is 'Trigger: who is offered a slot hears of it at once.';
+comment on function private.tg_waiting_list__notify() is 'Trigger: who is offered a slot hears of it at once. If he cannot be told, private.expire_holds() asks the next one.';
 create trigger waiting_list_900_notify
   after update of status on public.waiting_list
   for each row when (new.status = 'offered' and old.status <> 'offered')
@@ -962,7 +970,9 @@ begin
     if cardinality(template.variables) > 0 then
       components := jsonb_build_array(jsonb_build_object('type', 'body', 'parameters', (
         select jsonb_agg(
-          jsonb_build_object('type', 'text', 'text', private.render_template('{{' || v.name || '}}', said)) order by v.n)
+          -- WhatsApp wants them in one line.
+          jsonb_build_object('type', 'text', 'text', regexp_replace(private.render_template('{{' || v.name || '}}', said), '\s+', ' ', 'g'))
+          order by v.n)
         from unnest(template.variables) with ordinality v (name, n)
       )));
     end if;
@@ -1528,6 +1538,8 @@ begin
       and s.conversation_id = any (conversation_ids)
       and not s.is_completed
       and s.expires_at > at
+      -- One that waits for its time asks nothing.
+      and s.wakes_at is null
       and (s.asked_at is not null or s.current_step is not null)
   ) or exists (
     select
@@ -1731,13 +1743,16 @@ begin
     where i.direction = 'inbound'
       and i.sender = 'contact'
       and (
-        i.message_type = 'text' and length(i.content) <= 80
+        i.message_type in ('text', 'button', 'interactive') and length(i.content) <= 80
         or i.metadata #>> '{interactive,id}' like 'notification:%'
       )
     order by i.organization_id, i.contact_id, i.id
   loop
     claimed := null;
-    wish := case when (said.message).message_type = 'text' then private.wish_about_messages(private.fold_words((said.message).content)) end;
+    -- A button of a campaign says "Parar" too; on one of a flow's or of a notification's it means what that asks.
+    wish := case when coalesce((said.message).metadata #>> '{interactive,id}', '') !~ '^(?:notification:|[a-z0-9_]*:.+[.][0-9a-z]+:)' then
+      private.wish_about_messages(private.fold_words((said.message).content))
+    end;
     if wish is not null then
       update public.contacts p
       set opted_out_at = case wish when 'opt_out' then said.at end,
@@ -1974,7 +1989,14 @@ begin
       when notification.type = 'feedback' and claimed.answer ~ '^[1-5]$' then
         update public.conversations v
         set satisfaction_score = claimed.answer::int
-        where v.organization_id = notification.organization_id and v.id = notification.conversation_id;
+        where v.organization_id = notification.organization_id
+          and v.id = notification.conversation_id
+          -- A visit's score is the notification's; where the question went through it counts, but undoes no other answer.
+          and (notification.booking_id is null or v.satisfaction_score is null and v.id = (
+            select m.conversation_id
+            from public.messages m
+            where m.organization_id = notification.organization_id and m.id = notification.message_id
+          ));
         reply := row('scored',
           case when claimed.answer::int <= 2
             then 'Obrigado por contar. Sentimos muito que não tenha sido como deveria; vamos melhorar.'

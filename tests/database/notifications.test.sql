@@ -279,6 +279,7 @@ insert into it values ('template', pg_temp.book(pg_temp.day(51, '15:00'), 'flow'
 select is(pg_temp.strike(pg_temp.day(50, '15:00'), false), 'sent', 'an approved one may');
 select is(jsonb_build_array(m.message_type, m.payload -> 'name', m.payload #> '{components,0,parameters,1,text}', m.payload #> '{components,3,index}'),
   '["template", "lembrete", "15h", "2"]', 'with its variables in order, and its quick replies') from pg_temp.last_words() m;
+select is(count(*), 0::bigint, 'none of which is empty') from pg_temp.last_words() m, jsonb_path_query(m.payload, '$.components[*].parameters[*].text') t where t #>> '{}' !~ '\S';
 select is(pg_temp.strike(pg_temp.day(51, '13:00')), 'sent', 'while the window is open');
 select is((pg_temp.last_words()).content, format('Maria, até 15h, %s!', private.spoken_date(pg_temp.day(51, '15:00')::date)), 'the clinic''s own words are said');
 delete from public.message_templates where organization_id = pg_temp.clinic() and name = 'Lembrete';
@@ -521,8 +522,24 @@ select is(pg_temp.strike(now()), 'sent', 'an offer that would be over by the mor
 update public.organization_settings set waiting_list_offer_minutes = 600 where organization_id = pg_temp.clinic();
 select pg_temp.offered('long', pg_temp.day(9, '09:00'));
 select is(pg_temp.strike(now()), 'quiet_hours', 'one that outlives the night waits for its end');
-update public.organization_settings set quiet_hours = '{}' where organization_id = pg_temp.clinic();
+update public.organization_settings set quiet_hours = '{}', waiting_list_offer_minutes = 30 where organization_id = pg_temp.clinic();
 update public.notifications set status = 'cancelled' where status = 'pending';
+select private.expire_holds();
+-- Who does not hear of it keeps it from nobody.
+select pg_temp.offered('unheard', pg_temp.day(11, '09:00'));
+insert into public.contacts (organization_id, name, phone_number, opted_out_at) values (pg_temp.clinic(), 'Não Quer', '+5511988880001', now()), (pg_temp.clinic(), 'A Próxima', '+5511988880002', null);
+insert into it select c.name, w.id from public.contacts c
+cross join lateral private.join_waiting_list(c.id, tests.the('clinic', 'service_id'), null, null, null, case c.name when 'Não Quer' then 1 else 0 end, null, null, 'any', null, pg_temp.clinic()) w
+where c.name in ('Não Quer', 'A Próxima');
+select is(private.expire_holds(), 0::bigint, 'while she is to be told the slot is held');
+select pg_temp.writes(now() - interval '30 hours');
+select is(pg_temp.strike(now(), false), 'outside_window', 'then it turns out that she cannot be');
+select is(private.expire_holds(), 1::bigint, 'it is held no longer');
+select is(pg_temp.entry('unheard') || ' ' || pg_temp.entry('Não Quer') || ' ' || pg_temp.entry('A Próxima'), 'expired waiting offered', 'and the next one is asked, but nobody who opted out');
+select is(pg_temp.strike(now(), false), 'outside_window', 'who cannot be told either');
+select is(private.expire_holds(), 1::bigint, 'so it is free');
+select is(count(*), 0::bigint, 'for whoever calls') from public.bookings where is_offer and status = 'hold' and start_time = pg_temp.day(11, '09:00');
+delete from public.waiting_list where organization_id = pg_temp.clinic() and is_open;
 
 -- How was it? ---------------------------------------------------------------------------------------------------------
 insert into it values ('visited', pg_temp.book(now() - interval '2 hours', 'human'));
@@ -544,6 +561,8 @@ select alike((pg_temp.last_words()).content, '%Sentimos muito%', 'is heard');
 select is(private.answer_in_words('feedback', private.fold_words(said), said), score, format('"%s" is %s', said, score))
 from (values ('5', '5'), ('cinco', '5'), ('Nota 4!', '4'), ('3 estrelas', '3'), ('⭐⭐⭐⭐', '4'), ('👍', null::text), ('6', null), ('0', null), ('10', null), ('5 minutos de atraso', null)) s (said, score);
 
+select is(n.answer || v.satisfaction_score, '25', 'but does not undo the conversation''s score')
+from pg_temp.of_type(pg_temp.the('visited'), 'feedback') n, public.conversations v where v.id = tests.the('clinic', 'conversation_id');
 select is((private.close_conversation(tests.the('clinic', 'conversation_id'), null, pg_temp.clinic())).status, 'closed', 'a conversation that has a score');
 select is(count(*), 0::bigint, 'is not asked about again') from public.notifications where type = 'feedback' and status = 'pending';
 update public.notifications set created_at = now() - interval '2 days' where type = 'feedback';
@@ -669,6 +688,11 @@ update public.organization_settings set quiet_hours = '{}' where organization_id
 delete from public.scheduled_followups;
 delete from private.unanswered_sends;
 select pg_temp.no_questions();
+
+select is(pg_temp.says('Parar', 'step:nonce.1:0'), 'nothing', '"Parar" as an option of a flow is an answer to that');
+select is(pg_temp.says('Parar', 'campaign-stop'), 'opted_out', 'as a button of a campaign it is an opt-out');
+select isnt(opted_out_at, null, 'like the word') from public.contacts where id = pg_temp.maria();
+update public.contacts set opted_out_at = null, opted_in_at = null where id = pg_temp.maria();
 
 -- Follow-ups ------------------------------------------------------------------------------------------------------------
 select pg_temp.as_member('attendant');

@@ -49,6 +49,10 @@ from (values
   ('{{nome}} às {{hora}}', '{"nome": "{{hora}}", "hora": "9h"}', '{{hora}} às 9h'),
   ('{{nome}}', '{"nome": "\\1 $1 %s"}', '\1 $1 %s')
 ) t (text, variables, said);
+select is(count(*), 0::bigint, 'whatever a booking does not have, something is said for it: WhatsApp refuses empty parameters')
+from unnest(enum_range(null::public.message_category)) category, unnest(private.template_variables(category)) variable,
+  unnest(array[null, '', ' ']) value
+where private.render_template('{{' || variable || '}}', jsonb_build_object(variable, value)) !~ '\S';
 select throws_ok($$ select private.render_template('{{hora}}', '{}') $$, 'BL701', null, 'what has no value at all is not left out silently');
 
 select is(pg_temp.problems(category, template), found, format('%s: %s', category, found))
@@ -98,6 +102,25 @@ insert into public.message_templates (name, category, template, is_default) valu
 select results_eq(
   $$ select name, language from public.message_templates where is_default order by language $$,
   $$ values ('Lembrete', 'en_US'), ('Novo', 'pt_BR') $$, 'the newest default of a language takes over');
+-- Who changes the default holds its row: he must not wait for somebody who wants to put another one in its place.
+select tests.authenticate_as_nobody();
+create function pg_temp.waits_in_line()
+returns boolean
+language sql
+as $$
+  select exists (
+    select from pg_locks l
+    where l.locktype = 'advisory' and l.pid = pg_backend_pid()
+      and (l.classid::bigint << 32 | l.objid::bigint) = hashtextextended('default_template:' || tests.the('petshop', 'organization_id'), 0))
+$$;
+alter table public.message_templates disable trigger message_templates_500_check;
+insert into public.message_templates (organization_id, name, category, template, is_default) values (tests.the('petshop', 'organization_id'), 'Oi', 'greeting', 'Oi!', true);
+alter table public.message_templates enable trigger message_templates_500_check;
+update public.message_templates set template = 'Olá!', is_default = true where organization_id = tests.the('petshop', 'organization_id') and name = 'Oi';
+select is(pg_temp.waits_in_line(), false, 'a default that is changed stays in its place');
+update public.message_templates set language = 'en_US' where organization_id = tests.the('petshop', 'organization_id') and name = 'Oi';
+select is(pg_temp.waits_in_line(), true, 'one that comes to another place waits for it');
+select pg_temp.as_member('admin');
 select throws_ok(
   $$ update public.message_templates set variables = '{x}' $$, '42501', null, 'nobody writes the variables himself');
 

@@ -273,3 +273,46 @@ test('a booking that is cancelled at a random instant, 60 times: what had not be
   const reached = (await Promise.all(chats.map(received))).flat().filter(({ interactive }) => interactive !== undefined)
   expect(reached).toHaveLength(tooLate)
 }, 120_000)
+
+test('an opt-out at a random instant, 36 times: what had not begun by then is not sent', async () => {
+  const LANES = 6
+  const ROUNDS = 6
+  const customers: Conversation[] = []
+  let withdrawn = 0
+  let tooLate = 0
+  await Promise.all(Array.from({ length: LANES }, async () => {
+    for (let round = 0; round < ROUNDS; round++) {
+      const customer = await aConversation(clinic, number, aWaId())
+      customers.push(customer)
+      const booking = await visit(customer)
+      const reminder = await isDue(booking)
+      await sleep(Math.random() * 120)
+      // It is stored when this returns: from here on nothing begins for him.
+      await aConversation(clinic, number, customer.waId, { type: 'text', text: { body: 'Parar' } })
+      const [begun] = await sql<{ begun: boolean }[]>`
+        select m.whatsapp_message_id is not null or u.message_id is not null or m.status > 'queued' and m.status <> 'failed' as begun
+        from public.notifications n
+        left join public.messages m on m.id = n.message_id
+        left join private.unanswered_sends u on u.message_id = m.id
+        where n.id = ${reminder.id}`
+      if (begun?.begun) {
+        tooLate++
+        continue
+      }
+      withdrawn++
+      expect(await seen(() => notificationNow(reminder), ({ status }) => status !== 'pending')).toMatchObject({
+        status: expect.stringMatching(/^(cancelled|skipped)$/),
+        reason: 'opted_out',
+      })
+    }
+  }))
+  expect(withdrawn + tooLate).toBe(LANES * ROUNDS)
+  console.info(`opted out in time ${withdrawn}, after the call had begun ${tooLate}`)
+  const waiting = async () =>
+    (await sql`
+      select from public.message_queue
+      where organization_id = ${clinic.organizationId} and status not in ('completed', 'dead')`).length
+  await seen(waiting, (count) => count === 0)
+  const reached = (await Promise.all(customers.map(received))).flat().filter(({ interactive }) => interactive !== undefined)
+  expect(reached).toHaveLength(tooLate)
+}, 120_000)
