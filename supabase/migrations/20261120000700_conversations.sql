@@ -59,7 +59,8 @@ comment on column public.conversations.is_open is 'Enums are not leakproof: unde
 comment on column public.conversations.control_epoch is 'Goes up whenever control changes hands; a bot''s reply is sent only if the epoch that it started from still holds.';
 comment on column public.conversations.is_bot_controlled is 'Who answers: the bot, or people.';
 comment on column public.conversations.assigned_user_id is 'Who is responsible. Who answers is another matter: a bot may answer for him.';
-comment on column public.conversations.unread_count is 'What the customer wrote since somebody read it, or answered.';
+comment on column public.conversations.unread_count is
+  'What the customer wrote since somebody read it, or answered in the app. An answer on the business''s own phone may be told late: it makes nothing read.';
 comment on column public.conversations.escalated_at is 'When the bot last asked for a human, and escalation_reason why: it waits for one while status is waiting_human.';
 comment on column public.conversations.last_inbound_at is 'When the customer last wrote, by the provider''s clock: opens the 24-hour service window.';
 create unique index conversations_one_open_per_contact_idx
@@ -288,8 +289,7 @@ begin
       last_message_preview = coalesce(m.preview, v.last_message_preview),
       last_inbound_at = greatest(v.last_inbound_at, m.last_inbound_at),
       last_human_message_at = greatest(v.last_human_message_at, m.last_human_message_at),
-      -- Whoever answers has read.
-      unread_count = case when m.last_human_message_at is null then v.unread_count else 0 end + m.unread
+      unread_count = v.unread_count + m.unread
   from (
     select
       i.organization_id,
@@ -299,17 +299,9 @@ begin
         filter (where i.message_type <> 'reaction'))[1] as preview,
       -- A provider's clock that runs ahead must not hold the service window open.
       max(least(i.sent_at, i.created_at)) filter (where i.sender = 'contact') as last_inbound_at,
-      max(i.created_at) filter (where i.is_answer) as last_human_message_at,
-      count(*) filter (where i.is_news and (i.last_answer is null or i.id > i.last_answer)) as unread
-    from (
-      select
-        n.*,
-        n.sender = 'human' and n.message_type <> 'reaction' as is_answer,
-        n.sender = 'contact' and n.message_type <> 'reaction' as is_news,
-        max(n.id::text) filter (where n.sender = 'human' and n.message_type <> 'reaction')
-          over (partition by n.organization_id, n.conversation_id)::uuid as last_answer
-      from inserted n
-    ) i
+      max(i.created_at) filter (where i.sender = 'human' and i.message_type <> 'reaction') as last_human_message_at,
+      count(*) filter (where i.sender = 'contact' and i.message_type <> 'reaction') as unread
+    from inserted i
     group by i.organization_id, i.conversation_id
   ) m
   where v.organization_id = m.organization_id and v.id = m.conversation_id;

@@ -166,6 +166,12 @@ begin
   message := private.queue_message(
     conversation, case when caller is null then 'system' else 'human' end::public.message_sender, caller, null, message_type,
     content, payload, reply_to_whatsapp_message_id, client_message_id);
+  if caller is not null and message_type <> 'reaction' then
+    -- Whoever answers has read.
+    update public.conversations v
+    set unread_count = 0
+    where v.organization_id = conversation.organization_id and v.id = conversation.id and v.unread_count > 0;
+  end if;
   -- Whoever answers is in charge, unless a colleague is already; a thumbs up is no answer.
   if caller is not null and message_type <> 'reaction' and (
     conversation.is_bot_controlled

@@ -270,7 +270,7 @@ select tests.deliver('clinic',
   tests.a_message('b-1', '5511987654321', 'Cinco', clock_timestamp()),
   tests.a_message('b-2', '5511987654321', 'Respondida no celular', clock_timestamp() + interval '1 second') || '{"kind": "echo"}',
   tests.a_message('b-3', '5511987654321', 'Seis', clock_timestamp() + interval '2 seconds'));
-select is((pg_temp.chat()).unread_count, 1, 'of one delivery what follows the answer is unread');
+select is((pg_temp.chat()).unread_count, 3, 'an answer on the business''s own phone, which may be told late, makes nothing read');
 
 -- Small changes, and the end ----------------------------------------------------------------------------------------------
 select pg_temp.as_member('attendant');
