@@ -353,6 +353,12 @@ async function whileTheAgendaIsHeld(use: () => Promise<void>): Promise<void> {
   })
 }
 
+async function pauseSending(until: Date | null): Promise<void> {
+  await inDatabase(async (sql) => {
+    await sql`update public.whatsapp_instances set sending_paused_until = ${until} where organization_id = ${clinic.organizationId}`
+  })
+}
+
 async function isStandingStill(): Promise<boolean> {
   return await inDatabase(async (sql) => {
     const rows = await sql`
@@ -428,6 +434,8 @@ test('a worker that dies between the step and its end leaves nothing, and nothin
       if (hour !== undefined) await customer.tap(hour)
     }
     await eventually(isStandingStill)
+    // Whoever dies in the midst of a call to Meta makes its message wait for minutes: that is another story (sending-crash).
+    await pauseSending(new Date(Date.now() + 3_600_000))
     await Promise.all(newcomers.map((customer) => customer.say('Oi')))
     const pid = stack.pids().functions
     if (pid !== null) pids.add(pid)
@@ -439,6 +447,7 @@ test('a worker that dies between the step and its end leaves nothing, and nothin
     return pid !== null && !pids.has(pid)
   })
   expect(pids.size).toBe(1)
+  await pauseSending(null)
   // What the dead held is free when its lease is over.
   const everybody = [...customers, ...newcomers]
   await eventually(async () => {
