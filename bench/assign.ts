@@ -31,6 +31,7 @@ export async function assign(senders: ChildProcess, assignment: Assignment, inte
 const sentSchema = z.object({
   seconds: z.number(),
   latencies: z.array(z.number()),
+  sentAt: z.array(z.number()),
   answeredAt: z.array(z.number()),
   errors: z.record(z.coerce.number(), z.number()),
 })

@@ -5,6 +5,7 @@ const benchmarks: Record<string, () => Promise<unknown>> = {
   queue: () => import('./queue.ts'),
   latency: () => import('./latency.ts'),
   booking: () => import('./booking.ts'),
+  reply: () => import('./reply.ts'),
 }
 
 const named = process.argv.slice(2).filter((word) => !word.startsWith('--'))

@@ -17,7 +17,8 @@ export interface Sent {
   seconds: number
   /** Milliseconds, as each was answered. */
   latencies: number[]
-  /** When each was answered, by the clock of the machine, in the order of the deliveries. */
+  /** When each was sent, and answered, by the clock of the machine, in the order of the deliveries. */
+  sentAt: number[]
   answeredAt: number[]
   /** How many were answered with anything but 200, by status; 0 is no answer. */
   errors: Record<number, number>
@@ -44,6 +45,7 @@ function post(api: string, { path, body, signature }: SignedDelivery): Promise<n
 
 async function send({ api, senders, deliveries, perSecond }: Assignment): Promise<Sent> {
   const latencies: number[] = []
+  const sentAt: number[] = []
   const answeredAt: number[] = []
   const errors: Record<number, number> = {}
   const waiting = deliveries.entries()
@@ -53,6 +55,7 @@ async function send({ api, senders, deliveries, perSecond }: Assignment): Promis
       for (const [index, delivery] of waiting) {
         if (perSecond !== undefined) await sleep(started + index * 1000 / perSecond - performance.now())
         const sent = performance.now()
+        sentAt[index] = Date.now()
         const status = await post(api, delivery)
         latencies.push(performance.now() - sent)
         answeredAt[index] = Date.now()
@@ -60,7 +63,7 @@ async function send({ api, senders, deliveries, perSecond }: Assignment): Promis
       }
     }),
   )
-  return { seconds: (performance.now() - started) / 1000, latencies, answeredAt, errors }
+  return { seconds: (performance.now() - started) / 1000, latencies, sentAt, answeredAt, errors }
 }
 
 process.on('message', (assignment: Assignment) => {
