@@ -139,6 +139,22 @@ end;
 $$;
 comment on function private.are_events_wanted(uuid[]) is 'Whether any of these organizations has an endpoint: most have none, and pay one look-up.';
 
+create function private.contact_of_event(organization_id uuid, contact_id uuid)
+returns jsonb
+language plpgsql
+stable
+set search_path = ''
+as $$
+begin
+  return (
+    select jsonb_build_object('id', p.id, 'name', p.name, 'phone_number', p.phone_number)
+    from public.contacts p
+    where p.organization_id = contact_of_event.organization_id and p.id = contact_of_event.contact_id
+  );
+end;
+$$;
+comment on function private.contact_of_event(uuid, uuid) is 'What an event says of the person it is about.';
+
 create function private.message_event(message public.messages)
 returns jsonb
 language plpgsql
@@ -164,11 +180,7 @@ begin
       'error_message', message.error_message,
       'sent_at', message.sent_at,
       'created_at', message.created_at),
-    'contact', (
-      select jsonb_build_object('id', p.id, 'name', p.name, 'phone_number', p.phone_number)
-      from public.contacts p
-      where p.organization_id = message.organization_id and p.id = message.contact_id
-    )
+    'contact', private.contact_of_event(message.organization_id, message.contact_id)
   );
 end;
 $$;

@@ -71,22 +71,6 @@ end;
 $$;
 comment on function private.booking_event(public.bookings) is 'What an event says of a booking. Notes are not told: they may be medical.';
 
-create function private.contact_of_event(organization_id uuid, contact_id uuid)
-returns jsonb
-language plpgsql
-stable
-set search_path = ''
-as $$
-begin
-  return (
-    select jsonb_build_object('id', p.id, 'name', p.name, 'phone_number', p.phone_number)
-    from public.contacts p
-    where p.organization_id = contact_of_event.organization_id and p.id = contact_of_event.contact_id
-  );
-end;
-$$;
-comment on function private.contact_of_event(uuid, uuid) is 'What an event says of the person it is about.';
-
 create function private.tg_bookings__emit_change()
 returns trigger
 language plpgsql
