@@ -12,6 +12,23 @@ export function percentile(values: number[], percent: number): number {
   return sorted[Math.max(0, Math.ceil((percent / 100) * sorted.length) - 1)] ?? NaN
 }
 
+/** How long they waited, in milliseconds. */
+export interface Waits {
+  p50: number
+  p95: number
+  p99: number
+  max: number
+}
+
+export function waitsOf(milliseconds: number[]): Waits {
+  return {
+    p50: percentile(milliseconds, 50),
+    p95: percentile(milliseconds, 95),
+    p99: percentile(milliseconds, 99),
+    max: Math.max(...milliseconds),
+  }
+}
+
 /** Three significant digits are all that a noisy machine gives. */
 export function short(value: number): string {
   return value >= 100 ? Math.round(value).toLocaleString('en') : value.toPrecision(3)

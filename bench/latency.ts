@@ -18,7 +18,7 @@ import { metaOf } from '../tests/support/graph.ts'
 import { asOwnerOf, asPlatform, aTenant, connectNumber, type Tenant, valueOf } from '../tests/support/tenants.ts'
 import { assign, startSenders } from './assign.ts'
 import { type Channel, type Customer, customersOf, deliveryOf, signed, type SignedDelivery } from './deliveries.ts'
-import { percentile, short, table } from './figures.ts'
+import { short, table, type Waits, waitsOf } from './figures.ts'
 
 const TENANTS = 5
 const CUSTOMERS_EACH = 40
@@ -32,12 +32,8 @@ const size = isQuick
   ? { idle: 30, sent: 30, paced: 1_500, flood: 3_000, unannounced: 6 }
   : { idle: 200, sent: 200, paced: 9_000, flood: 20_000, unannounced: 25 }
 
-interface Figures {
+interface Figures extends Waits {
   jobs: number
-  p50: number
-  p95: number
-  p99: number
-  max: number
 }
 
 interface Bench {
@@ -255,13 +251,7 @@ async function untilDone(admin: postgres.Sql): Promise<void> {
 }
 
 function figures(waits: number[]): Figures {
-  return {
-    jobs: waits.length,
-    p50: percentile(waits, 50),
-    p95: percentile(waits, 95),
-    p99: percentile(waits, 99),
-    max: Math.max(...waits),
-  }
+  return { jobs: waits.length, ...waitsOf(waits) }
 }
 
 await main().catch((error: unknown) => {

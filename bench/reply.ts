@@ -15,7 +15,7 @@ import '../tests/support/websocket.ts'
 import { asAdminOf, aTenant, connectNumber, valueOf } from '../tests/support/tenants.ts'
 import { assign, startSenders } from './assign.ts'
 import { type Channel, type Customer, customersOf, deliveryOf, signed } from './deliveries.ts'
-import { percentile, short, table } from './figures.ts'
+import { short, table, type Waits, waitsOf } from './figures.ts'
 
 const TENANTS = 5
 const RESULTS = fileURLToPath(new URL('results/', import.meta.url))
@@ -25,12 +25,8 @@ const PATIENCE_MS = 120_000
 const isQuick = process.argv.includes('--quick')
 const size = isQuick ? { warm: 20, idle: 30, paced: 300 } : { warm: 50, idle: 150, paced: 2_000 }
 
-interface Figures {
+interface Figures extends Waits {
   customers: number
-  p50: number
-  p95: number
-  p99: number
-  max: number
 }
 
 const interrupted = new AbortController()
@@ -126,13 +122,7 @@ async function replies(
 }
 
 function figures(waits: number[]): Figures {
-  return {
-    customers: waits.length,
-    p50: percentile(waits, 50),
-    p95: percentile(waits, 95),
-    p99: percentile(waits, 99),
-    max: Math.max(...waits),
-  }
+  return { customers: waits.length, ...waitsOf(waits) }
 }
 
 await main().catch((error: unknown) => {
