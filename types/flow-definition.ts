@@ -23,7 +23,10 @@ export const flowOption = z.object({ rotulo: z.string(), valor: z.string(), prox
 export type FlowOption = z.infer<typeof flowOption>
 
 export const flowCondition = z.object({
-  /** The key of an answer, or contato.nome, contato.etiquetas, pets.quantidade, organizacao.vertical. */
+  /**
+   * The key of an answer, or contato.nome, contato.etiquetas, pets.quantidade, organizacao.vertical; teste.<name>: the
+   * contact's variant (a, b) of that A/B test, and none while it does not run.
+   */
   chave: z.string(),
   operador: z.enum(['igual', 'diferente', 'contem', 'maior', 'menor', 'existe', 'vazio']),
   valor: z.union([z.string(), z.number(), z.boolean()]).optional(),

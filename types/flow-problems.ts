@@ -55,6 +55,8 @@ const UUID = /^[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}$/i
 const VARIABLE = /\{\{([^{}]*)\}\}/g
 const VARIABLES = new Set(['nome', 'servico', 'profissional', 'data', 'hora', 'pet', 'organizacao'])
 const FACTS = new Set(['contato.nome', 'contato.etiquetas', 'pets.quantidade', 'organizacao.vertical'])
+/** What a condition calls an A/B test's variant: this, and the test's name. */
+export const TEST = 'teste.'
 const OPERATORS = new Set(['igual', 'diferente', 'contem', 'maior', 'menor', 'existe', 'vazio'])
 const CHECKS = new Set(['texto', 'numero', 'inteiro', 'email', 'telefone', 'cpf', 'data', 'sim_nao'])
 const LEAD_STATUSES = new Set(['novo', 'em_contato', 'agendado', 'fechado', 'perdido'])
@@ -222,7 +224,9 @@ function checkConditions({ condicoes }: JsonObject, keys: ReadonlySet<string>, r
       continue
     }
     const { chave, operador, valor } = condition
-    if (!(typeof chave === 'string' && (keys.has(chave) || FACTS.has(chave)))) report('invalid_condition', `${path}.chave`)
+    if (!(typeof chave === 'string' && (keys.has(chave) || FACTS.has(chave) || isTest(chave)))) {
+      report('invalid_condition', `${path}.chave`)
+    }
     if (!(typeof operador === 'string' && OPERATORS.has(operador))) {
       report('invalid_condition', `${path}.operador`)
       continue
@@ -230,6 +234,11 @@ function checkConditions({ condicoes }: JsonObject, keys: ReadonlySet<string>, r
     const needless = (operador === 'existe' || operador === 'vazio') && valor === undefined
     if (!needless && !['string', 'number', 'boolean'].includes(typeof valor)) report('invalid_condition', `${path}.valor`)
   }
+}
+
+/** Whether there is such a test the definition cannot know: one that does not run has no variant. */
+function isTest(key: string): boolean {
+  return key.startsWith(TEST) && isText(key.slice(TEST.length), 120)
 }
 
 function checkAction({ acao }: JsonObject, report: Reporter): void {

@@ -109,6 +109,11 @@ const facts = z.discriminatedUnion('kind', [
   }),
   z.object({ kind: z.literal('pets'), pets: z.array(z.object({ id: z.guid(), name: z.string() })) }),
   z.object({
+    kind: z.literal('facts'),
+    pets: z.int().nullable(),
+    variants: z.record(z.string(), z.enum(['a', 'b']).nullable()),
+  }),
+  z.object({
     kind: z.literal('bookings'),
     bookings: z.array(z.object({
       id: z.guid(),

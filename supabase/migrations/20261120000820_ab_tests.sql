@@ -27,7 +27,7 @@ create table public.ab_tests (
   constraint ab_tests_conversion_window_days_check check (conversion_window_days between 1 and 365)
 );
 comment on table public.ab_tests is 'Which of two texts works better: each contact always gets the same one, and who books afterwards is counted.';
-comment on column public.ab_tests.template_id is 'Whose text the variants replace while the test runs; null: a flow asks for the variant (private.ab_variant).';
+comment on column public.ab_tests.template_id is 'Whose text the variants replace while the test runs; null: a flow''s condition asks for the variant (teste.<name>).';
 comment on column public.ab_tests.conversion_window_days is 'A booking made within so many days counts as a success of the text.';
 create index ab_tests_template_id_idx on public.ab_tests (organization_id, template_id) where template_id is not null;
 

@@ -553,6 +553,19 @@ begin
         from public.pets a
         where a.organization_id = held.organization_id and a.contact_id = conversation.contact_id and a.is_active
       ));
+    when 'facts' then
+      return jsonb_build_object(
+        'kind', 'facts',
+        'pets', case when (need ->> 'pets')::boolean then (
+          select count(*)
+          from public.pets a
+          where a.organization_id = held.organization_id and a.contact_id = conversation.contact_id and a.is_active
+        ) end,
+        'variants', (
+          select coalesce(jsonb_object_agg(n.name, private.ab_variant(t.id, conversation.contact_id, held.organization_id)), '{}')
+          from jsonb_array_elements_text(need -> 'tests') n (name)
+          left join public.ab_tests t on t.organization_id = held.organization_id and t.name = n.name
+        ));
     when 'bookings' then
       return jsonb_build_object('kind', 'bookings', 'bookings', (
         select coalesce(jsonb_agg(jsonb_build_object(
@@ -606,7 +619,7 @@ begin
 end;
 $$;
 comment on function public.get_flow_facts(jsonb, jsonb) is
-  'For the worker, in the midst of a turn: what its engine needs of the conversation''s customer: {kind: services, category} | {kind: pets} | {kind: bookings} | {kind: slots, service_id, professional_id, location_id, from_time, to_time}. Answers {kind, services | pets | bookings | slots}. Secret key only. Errors: lease_lost, invalid_outcome, service_not_found, professional_not_available, location_not_found, invalid_range.';
+  'For the worker, in the midst of a turn: what its engine needs of the conversation''s customer: {kind: services, category} | {kind: pets} | {kind: facts, pets (whether to count them), tests [names]} | {kind: bookings} | {kind: slots, service_id, professional_id, location_id, from_time, to_time}. Answers {kind, services | pets | bookings | slots}; facts: {kind, pets, variants {name: a | b | null}}, and the contact takes part in these tests from now on. Secret key only. Errors: lease_lost, invalid_outcome, service_not_found, professional_not_available, location_not_found, invalid_range.';
 grant execute on function public.get_flow_facts(jsonb, jsonb) to service_role;
 
 -- finish_flow_turn --------------------------------------------------------------------------------------------------

@@ -6,7 +6,7 @@ alter default privileges grant execute on functions to public;
 
 select tests.a_tenant('clinic');
 select tests.a_tenant('petshop');
-select plan(70);
+select plan(75);
 -- Its id is not one of those that grow.
 delete from public.messages where id = tests.the('clinic', 'message_id');
 
@@ -144,6 +144,19 @@ select is(
   public.get_flow_facts(job, jsonb_build_object(
     'kind', 'slots', 'service_id', gen_random_uuid(), 'from_time', now(), 'to_time', now() + interval '3 days')) -> 'slots',
   '[]', 'of a service that is gone there are none') from now_at_hand;
+insert into public.ab_tests (organization_id, name, variant_a, variant_b, active)
+select tests.the('clinic', 'organization_id'), t.name, 'curta', 'longa', t.active from (values ('Saudação: nova', true), ('Velho', false)) t (name, active);
+create temporary table facts as
+select public.get_flow_facts(job, '{"kind": "facts", "pets": true, "tests": ["Saudação: nova", "Velho", "Nenhum"]}') as f from now_at_hand;
+select is(f -> 'pets', '1', 'for how many animals there are') from facts;
+select results_eq(
+  $$ select s.variant::text, t.name from public.ab_test_assignments s join public.ab_tests t on t.organization_id = s.organization_id and t.id = s.ab_test_id where t.name <> 'Saudação' and s.contact_id = tests.the('clinic', 'contact_id') and t.template_id is null and t.variant_a = 'curta' $$,
+  $$ select f #>> '{variants,Saudação: nova}', 'Saudação: nova' from facts $$, 'for the customer''s variant, which is noted: he takes part from now on');
+select is(f -> 'variants' -> 'Velho', 'null', 'of a test that is over there is none') from facts;
+select is(f -> 'variants' -> 'Nenhum', 'null', 'nor of one that never was') from facts;
+select is(
+  public.get_flow_facts(job, '{"kind": "facts", "pets": false, "tests": ["Saudação: nova"]}') -> 'variants', (f -> 'variants') - array['Velho', 'Nenhum'],
+  'and it stays the same') from now_at_hand, facts;
 select throws_ok(
   $$ select public.get_flow_facts(job, '{"kind": "salaries"}') from now_at_hand $$, 'BL305', null, 'and nothing else');
 

@@ -76,6 +76,8 @@ export interface Business {
   bookings: ComingBooking[]
   /** Those of a question about slots; by default each that begins in its time. */
   slots: readonly Slot[]
+  /** Of the tests that run, by their names. */
+  variants: Record<string, 'a' | 'b'>
   /** Asked before an action is done; null: nothing speaks against it. */
   refuse: (action: FlowAction) => Pick<Refusal, 'error' | 'detail'> | null
 }
@@ -91,6 +93,8 @@ export class Phone {
   readonly context: FlowContext
   readonly transcript: string[] = []
   readonly done: FlowAction[] = []
+  /** The tests that the customer takes part in. */
+  readonly shown = new Set<string>()
   session: FlowSession | null = null
   /** What came last, all of one turn. */
   received: FlowOutput[] = []
@@ -99,7 +103,15 @@ export class Phone {
 
   constructor(definition: unknown, { context = {}, business = {} }: PhoneOptions = {}) {
     this.definition = flowDefinition.parse(definition)
-    this.business = { services: [], pets: [], bookings: [], slots: [], refuse: () => null, ...business }
+    this.business = {
+      services: [],
+      pets: [],
+      bookings: [],
+      slots: [],
+      variants: {},
+      refuse: () => null,
+      ...business,
+    }
     this.context = {
       organization: { id: uuid(9, 1), name: 'Vida Plena', vertical: 'clinic', timezone: 'America/Sao_Paulo' },
       contact: {
@@ -196,12 +208,21 @@ export class Phone {
   }
 
   tell(need: Need): NeedAnswer {
-    const { services, pets, bookings, slots } = this.business
+    const { services, pets, bookings, slots, variants } = this.business
     switch (need.kind) {
       case 'services':
         return { kind: 'services', services }
       case 'pets':
         return { kind: 'pets', pets }
+      case 'facts':
+        need.tests.forEach((test) => this.shown.add(test))
+        return {
+          kind: 'facts',
+          pets: need.pets ? pets.length : null,
+          variants: Object.fromEntries(
+            need.tests.map((test) => [test, Object.hasOwn(variants, test) ? variants[test] ?? null : null]),
+          ),
+        }
       case 'bookings':
         return { kind: 'bookings', bookings }
       case 'slots':

@@ -88,6 +88,11 @@ const wrong: [string, unknown, string[]][] = [
   ['a condition on nothing', leading({ tipo: 'condicao', condicoes: [] }), ['a invalid_condition condicoes']],
   ['a condition that is no object', condition('x'), ['c invalid_condition condicoes[0]']],
   [
+    'a condition on a test without a name',
+    condition({ chave: 'teste. ', operador: 'existe', proxima: 'fim' }),
+    ['c invalid_condition condicoes[0].chave'],
+  ],
+  [
     'a condition on an answer that nobody gives',
     condition({ chave: 'peso', operador: 'existe', proxima: 'fim' }),
     ['c invalid_condition condicoes[0].chave'],
@@ -212,6 +217,7 @@ Deno.test('nothing is wrong with what is not', () => {
     question({ tipo: 'data', min: -10, max: 0, mensagem: 'Qual data?' }),
     question({ tipo: 'texto', padrao: '[A-Z]{3}-?\\d[A-Z0-9]\\d{2}' }),
     condition({ chave: 'contato.etiquetas', operador: 'contem', valor: 'vip', proxima: 'fim' }),
+    condition({ chave: 'teste.Saudação nova 🎉', operador: 'igual', valor: 'b', proxima: 'fim' }),
     condition({ chave: 'idade', operador: 'maior', valor: 17, proxima: 'fim' }),
     flow({ id: 'a', tipo: 'acao', acao: { tipo: 'transferir' } }),
     action({ tipo: 'escolher_horario', dias: 60, quantos: 10 }, {

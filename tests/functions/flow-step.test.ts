@@ -144,6 +144,24 @@ const conditions: {
     holds: true,
   },
   {
+    name: 'a variant',
+    condition: { chave: 'teste.Saudação: 2ª versão', operador: 'igual', valor: 'B' },
+    options: { business: { variants: { 'Saudação: 2ª versão': 'b' } } },
+    holds: true,
+  },
+  {
+    name: 'the other variant',
+    condition: { chave: 'teste.Saudação', operador: 'igual', valor: 'a' },
+    options: { business: { variants: { 'Saudação': 'b' } } },
+    holds: false,
+  },
+  {
+    name: 'a test that does not run',
+    condition: { chave: 'teste.constructor', operador: 'existe' },
+    options: { business: { variants: {} } },
+    holds: false,
+  },
+  {
     name: 'less than a number',
     condition: { chave: 'pets.quantidade', operador: 'menor', valor: 1 },
     holds: true,
@@ -164,6 +182,40 @@ for (const { name, condition, options, holds } of conditions) {
     assert.equal(asked.read, holds ? 'Sim.' : 'Não.')
   })
 }
+
+Deno.test('a customer takes part only in the tests that decide his way', async () => {
+  const definition = flow(
+    {
+      id: 'c',
+      tipo: 'condicao',
+      condicoes: [
+        { chave: 'contato.etiquetas', operador: 'igual', valor: 'vip', proxima: 'vip' },
+        { chave: 'teste.Um', operador: 'igual', valor: 'b', proxima: 'b' },
+        { chave: 'pets.quantidade', operador: 'igual', valor: 1, proxima: 'pet' },
+        { chave: 'teste.Dois', operador: 'existe', proxima: 'b' },
+      ],
+      proxima: 'fim',
+    },
+    { id: 'vip', tipo: 'fim', pergunta: 'Olá!' },
+    { id: 'pet', tipo: 'fim', pergunta: 'Como vai o seu pet?' },
+    { id: 'b', tipo: 'fim', pergunta: 'E aí?' },
+  )
+  const person = { id: uuid(9, 2), name: 'Ana', first_name: 'Ana', tags: [], phone_number: null }
+  for (
+    const { tags = [], variants, pets = [], shown, read } of [
+      { tags: ['vip'], variants: { Um: 'b' }, shown: [], read: 'Olá!' },
+      { variants: { Um: 'b', Dois: 'a' }, shown: ['Um'], read: 'E aí?' },
+      { variants: { Um: 'a', Dois: 'a' }, pets: [pet(1, 'Rex')], shown: ['Um'], read: 'Como vai o seu pet?' },
+      { variants: { Um: 'a', Dois: 'a' }, shown: ['Um', 'Dois'], read: 'E aí?' },
+    ] as const
+  ) {
+    const asked = await phone(definition, {
+      context: { contact: { ...person, tags: [...tags] } },
+      business: { variants, pets: [...pets] },
+    })
+    assert.deepEqual([asked.read, [...asked.shown]], [read, shown])
+  }
+})
 
 Deno.test('an end can close the conversation, and says nothing if it has nothing to say', async () => {
   const closed = await new Phone({ etapas: [{ id: 'fim', tipo: 'fim', encerrar: true }] }).write('oi')

@@ -419,6 +419,66 @@ test('of two customers who tap the same slot one gets it, and the other gets to 
   expect([...await bookingsOf(one), ...await bookingsOf(other)]).toHaveLength(1)
 })
 
+// Tests ------------------------------------------------------------------------------------------------------------------
+
+test('an A/B test leads each customer the same way every time, and who books has been won by it', async () => {
+  const name = `Saudação ${randomUUID()}`
+  const { id: ab_test_id } = valueOf(
+    await asAdminOf(clinic).from('ab_tests').insert({ name, variant_a: 'Bom dia!', variant_b: 'E aí?' }).select().single(),
+  )
+  await aFlow({
+    etapas: [
+      {
+        id: 'qual',
+        tipo: 'condicao',
+        condicoes: [
+          { chave: `teste.${name}`, operador: 'igual', valor: 'a', proxima: 'a' },
+          { chave: `teste.${name}`, operador: 'igual', valor: 'b', proxima: 'b' },
+        ],
+        proxima: 'nenhum',
+      },
+      { id: 'a', tipo: 'fim', pergunta: 'Bom dia!' },
+      { id: 'b', tipo: 'fim', pergunta: 'E aí?' },
+      { id: 'nenhum', tipo: 'fim', pergunta: 'Olá.' },
+    ],
+  })
+  try {
+    // Until both were met: chance decides who gets which.
+    const met: { customer: Customer; text: string }[] = []
+    while (met.length < 40 && new Set(met.map(({ text }) => text)).size < 2) {
+      const customer = aCustomer()
+      await customer.say('Oi')
+      met.push({ customer, text: (await customer.hears(1))[0] ?? '' })
+    }
+    expect(new Set(met.map(({ text }) => text))).toEqual(new Set(['Bom dia!', 'E aí?']))
+    for (const { customer, text } of met) {
+      await customer.settles()
+      await customer.say('Oi de novo')
+      expect(await customer.hears(2)).toEqual([text, text])
+    }
+    const [first] = met
+    if (first === undefined) throw new Error('nobody was met')
+    const { customer, text } = first
+    const { contact_id } = await customer.conversation()
+    const start_time = at(dayAhead(3), '09:00')
+    await book(clinic, { contact_id, service_id: service.id, start_time, professional_id: professional.id })
+    const results = valueOf(await asAdminOf(clinic).rpc('get_ab_test_results', { ab_test_id }))
+    const counted = (variant: string) => met.filter((each) => each.text === variant).length
+    expect(results).toMatchObject({
+      a: { assigned: counted('Bom dia!'), converted: text === 'Bom dia!' ? 1 : 0 },
+      b: { assigned: counted('E aí?'), converted: text === 'E aí?' ? 1 : 0 },
+    })
+
+    // Over, it meets nobody new.
+    valueOf(await asAdminOf(clinic).from('ab_tests').update({ active: false }).eq('id', ab_test_id).select())
+    const newcomer = aCustomer()
+    await newcomer.say('Oi')
+    expect(await newcomer.hears(1)).toEqual(['Olá.'])
+  } finally {
+    valueOf(await asAdminOf(clinic).from('flows').update({ is_default: true }).eq('id', flow.id).select())
+  }
+})
+
 // Workers that die -------------------------------------------------------------------------------------------------------------
 
 test('a worker that dies between the step and its end leaves nothing, and nothing happens twice', { timeout: 90_000 }, async () => {
@@ -525,7 +585,15 @@ describe('the database\'s check of a definition', () => {
       for (let times = random(4); times >= 0; times--) definition = mutated(definition)
       return definition
     })
-    return [null, [], 'x', {}, { etapas: {} }, { etapas: Array(201).fill({}) }, ...good, ...tangles(), ...broken]
+    const tested = ['teste.Saudação 🎉', 'teste.', 'teste. ', `teste.${'é'.repeat(120)}`, `teste.${'é'.repeat(121)}`, 'Teste.x']
+      .map((chave): Json => ({
+        etapas: [
+          { id: 'c', tipo: 'condicao', condicoes: [{ chave, operador: 'existe', proxima: 'fim' }], proxima: 'fim' },
+          { id: 'fim', tipo: 'fim' },
+        ],
+      }))
+    const shapes: Json[] = [null, [], 'x', {}, { etapas: {} }, { etapas: Array(201).fill({}) }]
+    return [...shapes, ...tested, ...good, ...tangles(), ...broken]
   }
 
   /** As many steps and ways as there may be: in one circle, in many, in a line, and where some are out of reach. */

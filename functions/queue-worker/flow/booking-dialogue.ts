@@ -78,7 +78,7 @@ export function pursue(run: Run, step: ActionStep): Move {
 
 // What was needed comes ---------------------------------------------------------------------------------------------------
 
-export function learn(run: Run, step: ActionStep, answer: NeedAnswer): Move {
+export function learn(run: Run, step: ActionStep, answer: Exclude<NeedAnswer, { kind: 'facts' }>): Move {
   switch (answer.kind) {
     case 'services': {
       const move = offerServices(run, step, answer.services)

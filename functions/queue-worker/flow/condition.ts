@@ -1,17 +1,29 @@
 // Whether a condition of a flow holds.
-import type { FlowCondition, StepOf } from '../../../types/flow-definition.ts'
-import type { Answer, FlowContext, FlowState } from './conversation.ts'
+import type { FlowCondition } from '../../../types/flow-definition.ts'
+import { TEST } from '../../../types/flow-problems.ts'
+import type { Answer, AskedFacts, FlowContext, FlowState, Need } from './conversation.ts'
 import { fold } from './match-answer.ts'
 
 export interface Facts {
   state: FlowState
   context: FlowContext
-  /** How many animals the contact has. */
-  pets: number
+  asked: AskedFacts
 }
 
-export function needsPets({ condicoes }: StepOf<'condicao'>): boolean {
-  return condicoes.some(({ chave }) => chave === 'pets.quantidade')
+export const nothingAsked: AskedFacts = { pets: null, variants: {} }
+
+/** What a condition asks beyond what is known; null: nothing. */
+export function missingFact({ chave }: FlowCondition, { pets, variants }: AskedFacts): Need | null {
+  const test = testOf(chave)
+  const known = Object.keys(variants)
+  if (test !== null) {
+    return known.includes(test) ? null : { kind: 'facts', pets: pets !== null, tests: [...known, test] }
+  }
+  return chave === 'pets.quantidade' && pets === null ? { kind: 'facts', pets: true, tests: known } : null
+}
+
+function testOf(key: string): string | null {
+  return key.startsWith(TEST) ? key.slice(TEST.length) : null
 }
 
 export function conditionHolds({ chave, operador, valor }: FlowCondition, facts: Facts): boolean {
@@ -37,14 +49,16 @@ export function conditionHolds({ chave, operador, valor }: FlowCondition, facts:
   }
 }
 
-function factOf(key: string, { state, context, pets }: Facts): Answer | readonly string[] | null {
+function factOf(key: string, { state, context, asked }: Facts): Answer | readonly string[] | null {
+  const test = testOf(key)
+  if (test !== null) return Object.hasOwn(asked.variants, test) ? asked.variants[test] ?? null : null
   switch (key) {
     case 'contato.nome':
       return context.contact.name
     case 'contato.etiquetas':
       return context.contact.tags
     case 'pets.quantidade':
-      return pets
+      return asked.pets
     case 'organizacao.vertical':
       return context.organization.vertical
     default:

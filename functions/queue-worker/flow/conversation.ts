@@ -150,6 +150,8 @@ export type Need =
   | { kind: 'services'; category: string | null }
   /** The contact's active animals, by name. */
   | { kind: 'pets' }
+  /** How many animals the contact has, and which text of each of these A/B tests he is shown from now on. */
+  | { kind: 'facts'; pets: boolean; tests: readonly string[] }
   /** The contact's coming bookings, scheduled and confirmed, by their start. */
   | { kind: 'bookings' }
   /** get_available_slots(). */
@@ -165,8 +167,17 @@ export type Need =
 export type NeedAnswer =
   | { kind: 'services'; services: readonly Service[] }
   | { kind: 'pets'; pets: readonly Pet[] }
+  | ({ kind: 'facts' } & AskedFacts)
   | { kind: 'bookings'; bookings: readonly ComingBooking[] }
   | { kind: 'slots'; slots: readonly Slot[] }
+
+/** What conditions ask of the database. */
+export interface AskedFacts {
+  /** Null: not asked. */
+  pets: number | null
+  /** By the test's name; null: it does not run. */
+  variants: Readonly<Record<string, 'a' | 'b' | null>>
+}
 
 export interface Service {
   id: string

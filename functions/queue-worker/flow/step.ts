@@ -2,8 +2,16 @@
 // does: no clock, no chance, no network.
 import type { FlowDefinition, FlowStep, StepOf } from '../../../types/flow-definition.ts'
 import { choose, enterDialogue, learn, namePet } from './booking-dialogue.ts'
-import { conditionHolds, needsPets } from './condition.ts'
-import type { Answer, Choice, FlowContext, FlowInput, FlowSession, StepResult } from './conversation.ts'
+import { conditionHolds, missingFact, nothingAsked } from './condition.ts'
+import type {
+  Answer,
+  AskedFacts,
+  Choice,
+  FlowContext,
+  FlowInput,
+  FlowSession,
+  StepResult,
+} from './conversation.ts'
 import { globalWord } from './global-words.ts'
 import { localTime } from './local-time.ts'
 import { fold, type Match, matchAnswer, matchSureAnswer } from './match-answer.ts'
@@ -79,10 +87,9 @@ function receive(run: Run, input: FlowInput): Move {
     case 'pets':
     case 'bookings':
     case 'slots':
-      if (current.tipo === 'acao') return learn(run, current, input)
-      return current.tipo === 'condicao' && input.kind === 'pets'
-        ? branch(run, current, input.pets.length)
-        : null
+      return current.tipo === 'acao' ? learn(run, current, input) : null
+    case 'facts':
+      return current.tipo === 'condicao' ? branch(run, current, input) : null
     default:
       return input satisfies never
   }
@@ -276,7 +283,7 @@ function enter(run: Run, id: string): Move {
       ask(run, entered.pergunta, entered.validacao?.tipo === 'sim_nao' ? yesAndNo : [])
       return null
     case 'condicao':
-      return needsPets(entered) ? need(run, null, { kind: 'pets' }) : branch(run, entered, 0)
+      return branch(run, entered, nothingAsked)
     case 'acao':
       return enterAction(run, entered)
     case 'fim':
@@ -290,11 +297,15 @@ function enter(run: Run, id: string): Move {
 
 const yesAndNo: Choice[] = [{ valor: 'sim', rotulo: phrases.yes }, { valor: 'nao', rotulo: phrases.no }]
 
-function branch(run: Run, current: StepOf<'condicao'>, pets: number): Move {
-  const facts = { state: run.state, context: run.context, pets }
-  return {
-    to: current.condicoes.find((condition) => conditionHolds(condition, facts))?.proxima ?? current.proxima,
+/** Asked is only what decides: whom an earlier condition leads elsewhere takes no part in a test. */
+function branch(run: Run, current: StepOf<'condicao'>, asked: AskedFacts): Move {
+  const facts = { state: run.state, context: run.context, asked }
+  for (const condition of current.condicoes) {
+    const missing = missingFact(condition, asked)
+    if (missing !== null) return need(run, null, missing)
+    if (conditionHolds(condition, facts)) return { to: condition.proxima }
   }
+  return { to: current.proxima }
 }
 
 function enterAction(run: Run, current: StepOf<'acao'>): Move {
