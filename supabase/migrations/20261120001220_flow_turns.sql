@@ -51,6 +51,27 @@ $$;
 comment on function private.flow_turn_job(uuid, uuid, jsonb, text) is
   'The job for the next turn of a conversation, behind the others of its kind. cause: {message_id}, the first message that it is for; {start: true}; or {timer: true}.';
 
+create function private.has_flow(conversation public.conversations)
+returns boolean
+language plpgsql
+stable
+set search_path = ''
+as $$
+begin
+  return conversation.is_open and conversation.is_bot_controlled and (
+    exists (
+      select
+      from public.flow_sessions s
+      where s.organization_id = conversation.organization_id and s.conversation_id = conversation.id and not s.is_completed
+    )
+    or exists (
+      select from public.flows f where f.organization_id = conversation.organization_id and f.is_default and f.is_active
+    )
+  );
+end;
+$$;
+comment on function private.has_flow(public.conversations) is 'Whether a flow hears what is said in a conversation.';
+
 create function private.tg_messages__run_flow()
 returns trigger
 language plpgsql
@@ -73,19 +94,7 @@ begin
   ) said
   join public.conversations v on v.organization_id = said.organization_id and v.id = said.conversation_id
   join public.contacts p on p.organization_id = v.organization_id and p.id = v.contact_id
-  where v.is_open is true
-    and v.is_bot_controlled
-    and p.status <> 'blocked'
-    and (
-      exists (
-        select
-        from public.flow_sessions s
-        where s.organization_id = v.organization_id and s.conversation_id = v.id and not s.is_completed
-      )
-      or exists (
-        select from public.flows f where f.organization_id = v.organization_id and f.is_default and f.is_active
-      )
-    );
+  where p.status <> 'blocked' and private.has_flow(v);
   if jobs is not null then
     perform from private.enqueue_jobs(jobs);
     perform private.wake_worker();

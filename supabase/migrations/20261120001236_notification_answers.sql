@@ -1,9 +1,12 @@
 -- Notifications, answered: what customers tap and write.
 --
--- A tap on a button, or a quotation, names its notification. Other words answer the newest one, while its visit is still to
--- come or its offer open, and only if they can be meant for nothing else: neither a flow nor a person had a question open
--- before it, and since then we have said nothing but what belongs to it (our own "remarcar ou cancelar?" is its question
--- too). Of two that understand the same word none is guessed. All else is for the flow, or for people.
+-- A tap on a button, or a quotation, names its notification. Other words answer the newest one that he can have read when he
+-- wrote them, while its visit is still to come or its offer open, and only if they can be meant for nothing else: people do
+-- not have the conversation, neither a flow nor anybody else had a question open before it, and since then we have said
+-- nothing but what belongs to it (our own "remarcar ou cancelar?" is its question too). Of two that understand the same word
+-- none is guessed. All else, and whatever ends in a question mark, is for the flow, or for people.
+--
+-- A tap does at once what its button says. Words that would cancel or move a visit are asked back first, by its name.
 --
 -- What is an answer is claimed when it is stored (private.notification_answers) and is no input of a flow; a job of its own
 -- answers it, because bookings are locked before customers.
@@ -48,6 +51,21 @@ $$;
 comment on function private.wish_about_messages(text) is
   'opt_out, opt_in or null, of a whole message that was folded: "não posso parar agora" is no wish.';
 
+create function private.without_courtesies(said text)
+returns text
+language plpgsql
+immutable
+strict
+parallel safe
+set search_path = ''
+as $$
+begin
+  return btrim(regexp_replace(
+    said, '^(?:(?:oi|ola|bom dia|boa tarde|boa noite|por favor|pfv) )+|(?: (?:por favor|pfv|obrigad[oa]))+$', '', 'g'));
+end;
+$$;
+comment on function private.without_courtesies(text) is 'A folded message without its greeting and its thanks.';
+
 create function private.answer_in_words(type public.notification_type, said text, stars text)
 returns text
 language plpgsql
@@ -55,10 +73,14 @@ immutable
 set search_path = ''
 as $$
 declare
-  plain constant text := btrim(regexp_replace(said, '^(?:oi|ola|bom dia|boa tarde|boa noite) | (?:por favor|pfv|obrigad[oa])$', '', 'g'));
+  plain constant text := private.without_courtesies(said);
   scores constant jsonb :=
     '{"1": 1, "um": 1, "uma": 1, "2": 2, "dois": 2, "duas": 2, "3": 3, "tres": 3, "4": 4, "quatro": 4, "5": 5, "cinco": 5}'::jsonb;
 begin
+  -- "Pode cancelar?" wants to know something.
+  if stars ~ '[?？]' then
+    return null;
+  end if;
   return case type
     when 'reminder' then case
       when plain in (
@@ -99,6 +121,67 @@ $$;
 comment on function private.answer_in_words(public.notification_type, text, text) is
   'What a folded message answers to a notification of this type; null when it is no clear answer. stars: the message as it was written.';
 
+create function private.answer_to_question(asked text, answer text, said text)
+returns text
+language plpgsql
+immutable
+set search_path = ''
+as $$
+declare
+  plain constant text := private.without_courtesies(said);
+  -- What "sim" does.
+  act constant text := substring(asked from '^asked_(.*)$');
+begin
+  return case
+    when act is null then case
+      -- "Remarcar ou cancelar?" – "Sim." is neither.
+      when asked = 'asked' and answer = 'confirm' and said !~ '\m(?:confirm|vou|estarei)' then 'no'
+      when answer in ('cancel', 'reschedule') and asked is distinct from 'asked' then 'ask_' || answer
+      else answer
+    end
+    when plain in (
+      'sim', 's', 'ss', 'sim sim', 'ok', 'isso', 'isso mesmo', 'sim isso', 'pode', 'pode sim', 'sim pode', 'quero', 'quero sim', 'sim quero',
+      'claro', 'certo', 'com certeza', 'sim ' || case act when 'cancel' then 'cancelar' else 'remarcar' end,
+      'sim pode ' || case act when 'cancel' then 'cancelar' else 'remarcar' end,
+      'sim quero ' || case act when 'cancel' then 'cancelar' else 'remarcar' end
+    ) then act
+    when plain in (
+      'nao', 'n', 'nao nao', 'nao quero', 'nao precisa', 'nao cancela', 'nao cancele', 'nao cancelar', 'nao quero cancelar', 'nao remarcar',
+      'nao quero remarcar', 'deixa', 'deixa assim', 'deixa como esta', 'melhor nao'
+    ) then 'keep'
+    when answer in (act, 'no') then answer
+    -- To "quer cancelar?" that is what he wants instead; to "quer remarcar?", "cancelar" may be said of the moving.
+    when answer = 'reschedule' then answer
+    when answer = 'cancel' then 'ask_cancel'
+    when answer = 'confirm' and said ~ '\m(?:vou|estarei|presenca)' then answer
+    -- The visit, or that it is cancelled?
+    when answer = 'confirm' then 'ask_' || act
+  end;
+end;
+$$;
+comment on function private.answer_to_question(text, text, text) is
+  'What words mean after what we asked about a reminder (asked: remarcar ou cancelar?; asked_cancel, asked_reschedule: do you want that?), or after nothing: then what would cancel or move a visit is to be asked.';
+
+create function private.could_read(told public.messages, said public.messages)
+returns boolean
+language plpgsql
+immutable
+set search_path = ''
+as $$
+begin
+  return told.id < said.id and told.status <> 'failed' and case
+    -- Both by WhatsApp's clock, which has whole seconds.
+    when coalesce(told.sent_at, told.delivered_at, told.read_at) is not null then
+      coalesce(said.sent_at, said.created_at) >= date_trunc('second', coalesce(least(told.delivered_at, told.read_at), told.sent_at))
+    -- It was accepted when its row was last written; that is by our clock.
+    else told.whatsapp_message_id is not null
+      and coalesce(said.sent_at, said.created_at) >= told.updated_at - interval '2 seconds'
+  end;
+end;
+$$;
+comment on function private.could_read(public.messages, public.messages) is
+  'Whether a customer can have read one message when he wrote another: it had left the house by then. What was delivered late may be older than what was stored before it.';
+
 create function private.is_talked_with(conversation_ids uuid[], asked_message_id uuid, organization_id uuid, at timestamptz)
 returns boolean
 language plpgsql
@@ -107,6 +190,21 @@ set search_path = ''
 as $$
 begin
   return exists (
+    select
+    from public.conversations v
+    where v.organization_id = is_talked_with.organization_id
+      and v.id = any (conversation_ids)
+      and v.is_open
+      -- He waits for somebody, or talks with them.
+      and not v.is_bot_controlled
+  ) or exists (
+    -- What he said before is still to be answered.
+    select
+    from public.message_queue q
+    where q.organization_id = is_talked_with.organization_id
+      and q.ordering_key = any (array(select 'flow:' || c from unnest(conversation_ids) c))
+      and q.status in ('pending', 'failed', 'processing')
+  ) or exists (
     select
     from public.flow_sessions s
     where s.organization_id = is_talked_with.organization_id
@@ -126,7 +224,16 @@ begin
       and asking.direction = 'outbound'
       and asking.message_type <> 'reaction'
       -- What a flow said is open while its session is.
-      and (asking.sender in ('human', 'ai') or asking.sender = 'bot' and coalesce(asking.client_message_id, '') not like 'flow:%')
+      and (
+        asking.sender in ('human', 'ai')
+        or asking.sender = 'bot' and coalesce(asking.client_message_id, '') not like 'flow:%'
+        -- A follow-up asks in somebody's own words.
+        or asking.sender = 'system' and exists (
+          select
+          from public.notifications n
+          where n.organization_id = asking.organization_id and n.message_id = asking.id and n.type = 'other'
+        )
+      )
       -- He may be thinking about it; after two hours, only if he has said nothing since.
       and (asking.created_at > at - interval '2 hours' or not exists (
         select
@@ -145,7 +252,7 @@ comment on function private.is_talked_with(uuid[], uuid, uuid, timestamptz) is
 
 create type private.claimed_answer as (notification_id uuid, answer text);
 
-create function private.answer_to_notification(message public.messages, at timestamptz default now())
+create function private.answer_to_notification(message public.messages, follows_input boolean default false, at timestamptz default now())
 returns private.claimed_answer
 language plpgsql
 stable
@@ -173,8 +280,9 @@ begin
   for candidate in
     select
       n.id, n.type, n.booking_id, n.answer, n.booking_start_time, m.conversation_id,
-      greatest(m.id, asked.id) as asked_message_id,
-      asked.outcome as asked,
+      coalesce(asked.id, m.id) as asked_message_id,
+      -- Who quotes the reminder itself answers that.
+      case when message.reply_to_whatsapp_message_id is distinct from m.whatsapp_message_id then asked.outcome end as asked,
       message.reply_to_whatsapp_message_id in (m.whatsapp_message_id, asked.whatsapp_message_id) is true as is_quoted
     from public.notifications n
     join public.messages m on m.organization_id = n.organization_id and m.id = n.message_id
@@ -184,9 +292,9 @@ begin
       join public.messages reply on reply.organization_id = a.organization_id and reply.client_message_id = 'answer:' || a.message_id
       where a.organization_id = n.organization_id
         and a.notification_id = n.id
-        and a.outcome in ('asked', 'moved')
-        and reply.id < message.id
-      order by reply.id desc
+        and a.outcome in ('asked', 'asked_cancel', 'asked_reschedule', 'moved')
+        and private.could_read(reply, answer_to_notification.message)
+      order by (reply.whatsapp_message_id = message.reply_to_whatsapp_message_id) is true desc, reply.id desc
       limit 1
     ) asked on true
     where n.organization_id = message.organization_id
@@ -195,21 +303,21 @@ begin
       and n.type in ('reminder', 'waiting_list_offer', 'feedback')
       and greatest(n.sent_at, asked.answered_at) > at - interval '48 hours'
       and m.instance_id = message.instance_id
-      and m.id < message.id
-    order by greatest(m.id, asked.id) desc
+      and (private.could_read(m, answer_to_notification.message) or m.whatsapp_message_id = message.reply_to_whatsapp_message_id)
+    order by coalesce(asked.id, m.id) desc
   loop
     continue when message.reply_to_whatsapp_message_id is not null and not candidate.is_quoted;
     answer := private.answer_in_words(candidate.type, folded, message.content);
-    -- "Remarcar ou cancelar?" – "Sim." is neither.
-    if answer = 'confirm' and candidate.asked = 'asked' and folded !~ '\m(?:confirm|vou|estarei)' then
-      answer := 'no';
+    if candidate.type = 'reminder' and message.content !~ '[?？]' then
+      answer := private.answer_to_question(candidate.asked, answer, folded);
     end if;
     continue when answer is null;
     if candidate.is_quoted then
       return row(candidate.id, answer)::private.claimed_answer;
     end if;
     -- It waits for an answer, and there is still something to answer.
-    continue when candidate.answer is not null
+    continue when follows_input
+      or candidate.answer is not null
       or candidate.type <> 'feedback' and not exists (
         select
         from public.bookings b
@@ -266,11 +374,16 @@ begin
     understood := understood || candidate.id;
     if found_one.notification_id is null then
       found_one := row(candidate.id, answer);
-    elsif not exists (
+    elsif exists (
       select
       from public.notifications n
       where n.organization_id = message.organization_id and n.id = found_one.notification_id and n.booking_id = candidate.booking_id
     ) then
+      -- "Quer cancelar?", another reminder of that visit, "sim": to which of them?
+      if answer = 'cancel' and found_one.answer <> 'cancel' then
+        found_one := row(candidate.id, 'ask_cancel');
+      end if;
+    else
       -- Two visits, one "sim": which one is meant is not guessed.
       found_one.answer := 'unclear';
     end if;
@@ -278,8 +391,8 @@ begin
   return case when found_one.notification_id is not null then found_one end;
 end;
 $$;
-comment on function private.answer_to_notification(public.messages, timestamptz) is
-  'Which notification a message answers, and what: by a tap at any time; in words within 48 hours, if it is quoted, or if nothing else has been said or told since, nothing else was open before it, and its visit or offer still is. unclear: it may be one of several. Null: it is for the flow, or for people.';
+comment on function private.answer_to_notification(public.messages, boolean, timestamptz) is
+  'Which notification a message answers, and what: by a tap at any time; in words within 48 hours, if it is quoted, or if he can have read it, nothing else has been said or told since, nothing else was open before it (follows_input: nor was said in the same delivery), and its visit or offer still is. unclear: it may be one of several. Null: it is for the flow, or for people.';
 
 create function private.tg_messages__read_answers()
 returns trigger
@@ -346,7 +459,16 @@ begin
       end if;
     end if;
     if claimed is null and said.is_news then
-      claimed := private.answer_to_notification(said.message);
+      claimed := private.answer_to_notification(said.message, exists (
+        select
+        from inserted earlier
+        join public.conversations v on v.organization_id = earlier.organization_id and v.id = earlier.conversation_id
+        where earlier.organization_id = (said.message).organization_id
+          and earlier.conversation_id = (said.message).conversation_id
+          and earlier.id < (said.message).id
+          and private.is_flow_input(row(earlier.*)::public.messages)
+          and private.has_flow(v)
+      ));
     end if;
     continue when claimed.answer is null;
     insert into private.notification_answers (organization_id, message_id, notification_id, answer)
@@ -413,7 +535,7 @@ comment on function private.start_flow_at(public.conversations, text) is
 
 create type private.notification_reply as (outcome text, content text, payload jsonb, answer text);
 
-create function private.answer_booking(notification public.notifications, answer text, heard_id uuid, at timestamptz)
+create function private.answer_booking(notification public.notifications, answer text, heard public.messages, at timestamptz)
 returns private.notification_reply
 language plpgsql
 volatile
@@ -422,6 +544,8 @@ as $$
 declare
   booking public.bookings;
   spoken text;
+  visit text;
+  is_tapped constant boolean := heard.metadata #>> '{interactive,id}' is not null;
   buttons constant jsonb := private.notification_options(notification) -> 'buttons';
 begin
   select b.* into booking
@@ -438,10 +562,13 @@ begin
     join public.messages told on told.organization_id = a.organization_id and told.client_message_id = 'answer:' || a.message_id
     where a.organization_id = notification.organization_id
       and a.notification_id = notification.id
-      and a.outcome = 'moved'
-      and told.id > heard_id
+      and told.status <> 'failed'
+      and case
+        when is_tapped then a.outcome = 'moved' and told.id > heard.id
+        else a.outcome in ('moved', 'asked', 'asked_cancel', 'asked_reschedule') and not private.could_read(told, heard)
+      end
   ) then
-    -- Written before he could read at what time it is now: that is asked already.
+    -- Said before he could read at what time it is now, or what we want to know: that is asked already.
     return row('asked_already', null, null, null)::private.notification_reply;
   elsif booking.start_time <> notification.booking_start_time and answer <> 'reschedule' then
     -- Told now, it is the time that his next answer is about.
@@ -452,6 +579,9 @@ begin
       format('Esse horário mudou: agora está marcado para %s. Podemos contar com a sua presença?', spoken),
       jsonb_build_object('type', 'button', 'buttons', buttons), null)::private.notification_reply;
   end if;
+  visit := private.render_template(
+    '{{servico}}{{#pet}} de {{pet}}{{/pet}}{{#profissional}} com {{profissional}}{{/profissional}}, {{quando}}',
+    private.notification_values(notification, at));
   case answer
     when 'confirm' then
       perform private.confirm_booking(booking.id, 'patient', 'whatsapp', booking.organization_id);
@@ -462,13 +592,21 @@ begin
       return row('cancelled', 'Pronto, seu horário foi cancelado. Se quiser marcar outro, é só responder por aqui.', null, 'cancel')::private.notification_reply;
     when 'reschedule' then
       return row('reschedule', null, null, 'reschedule')::private.notification_reply;
+    when 'keep' then
+      return row('kept', format('Tudo bem, nada muda. Seu horário continua marcado: %s.', visit), null, 'keep')::private.notification_reply;
+    when 'ask_cancel', 'ask_reschedule' then
+      return row('asked_' || substr(answer, 5),
+        format('Você quer %s este horário? %s.', case answer when 'ask_cancel' then 'cancelar' else 'remarcar' end, visit),
+        jsonb_build_object('type', 'button', 'buttons', jsonb_build_array(
+          jsonb_build_object('id', format('notification:%s:%s', notification.id, substr(answer, 5)), 'title', 'Sim'),
+          jsonb_build_object('id', format('notification:%s:keep', notification.id), 'title', 'Não'))), null)::private.notification_reply;
     else
-      return row('asked', 'Entendi. Você prefere remarcar ou cancelar?',
+      return row('asked', format('Entendi. Sobre o seu horário (%s): você prefere remarcar ou cancelar?', visit),
         jsonb_build_object('type', 'button', 'buttons', buttons - 0), null)::private.notification_reply;
   end case;
 end;
 $$;
-comment on function private.answer_booking(public.notifications, text, uuid, timestamptz) is
+comment on function private.answer_booking(public.notifications, text, public.messages, timestamptz) is
   'Does what a customer answered to a reminder, through what the RPCs do it with, and what he is told. The agenda is locked by the caller.';
 
 create function private.answer_offer(notification public.notifications, answer text, at timestamptz)
@@ -577,8 +715,9 @@ begin
             then 'Obrigado por contar. Sentimos muito que não tenha sido como deveria; vamos melhorar.'
             else 'Muito obrigado pela sua avaliação! 💛'
           end, null, claimed.answer);
-      when notification.type = 'reminder' and claimed.answer in ('confirm', 'cancel', 'reschedule', 'no') then
-        reply := private.answer_booking(notification, claimed.answer, heard.id, at);
+      when notification.type = 'reminder' and claimed.answer in ('confirm', 'cancel', 'reschedule', 'no', 'ask_cancel', 'ask_reschedule', 'keep')
+      then
+        reply := private.answer_booking(notification, claimed.answer, heard, at);
       when notification.type = 'waiting_list_offer' and claimed.answer in ('accept', 'decline') then
         reply := private.answer_offer(notification, claimed.answer, at);
       else
@@ -603,7 +742,7 @@ begin
     end if;
     if reply.outcome = 'reschedule' and conversation.is_open then
       conversation := private.hand_over(conversation, 'reschedule_requested');
-    elsif reply.outcome in ('scored', 'confirmed', 'opted_out')
+    elsif reply.outcome in ('scored', 'confirmed', 'kept', 'opted_out')
       and conversation.is_open
       and conversation.is_bot_controlled
       and private.is_only_answers(conversation.id, conversation.organization_id)

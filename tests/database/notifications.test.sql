@@ -96,8 +96,20 @@ language sql
 as $$
   select m from public.messages m where m.organization_id = pg_temp.clinic() and m.direction = 'outbound' order by m.id desc limit 1
 $$;
--- Maria writes, or taps; what came of it, by the worker.
-create function pg_temp.says(words text, tapped text default null, quoting text default null, at timestamptz default now(), sender text default '5511987654321')
+-- What waits for the number leaves the house, and reaches Maria's phone.
+create function pg_temp.leaves(at timestamptz default now())
+returns void
+language sql
+as $$
+  update public.messages
+  set status = 'delivered', sent_at = at, delivered_at = at, whatsapp_message_id = coalesce(whatsapp_message_id, 'wamid.' || id)
+  where organization_id = pg_temp.clinic() and direction = 'outbound' and status = 'queued'
+$$;
+-- Maria writes, or taps; what came of it, by the worker. Of what was said to her she has read all, unless this is about that.
+create function pg_temp.says(
+  words text, tapped text default null, quoting text default null, at timestamptz default now(), sender text default '5511987654321',
+  has_read boolean default true
+)
 returns text
 language plpgsql
 as $$
@@ -107,6 +119,9 @@ declare
   results text[] := '{}';
 begin
   perform tests.authenticate_as_nobody();
+  if has_read then
+    perform pg_temp.leaves();
+  end if;
   perform tests.deliver('clinic', tests.a_message(id, sender, words, at) || jsonb_strip_nulls(jsonb_build_object(
     'message_type', case when tapped is null then 'text' else 'button' end,
     'reply_to_whatsapp_message_id', quoting,
@@ -328,7 +343,7 @@ select is(pg_temp.says('x', 'notification:' || pg_temp.the('its reminder') || ':
 
 select is((pg_temp.reminded('moved', pg_temp.day(61, '09:00'))) is not null, true, 'a reminder of a booking');
 insert into it select 'reminder of the old time', n.id from public.notifications n where n.booking_id = pg_temp.the('moved') and n.status = 'sent';
-update public.messages set status = 'sent' where client_message_id = 'notification:' || pg_temp.the('reminder of the old time');
+select pg_temp.leaves();
 select private.reschedule_booking(pg_temp.the('moved'), pg_temp.day(62, '11:00'), null, null, true, pg_temp.clinic());
 select is(pg_temp.says('Confirmar', 'notification:' || pg_temp.the('reminder of the old time') || ':confirm'), 'moved', 'that was moved since');
 select is(pg_temp.status(pg_temp.the('moved')), 'scheduled', 'does not confirm the new time');
@@ -371,7 +386,8 @@ select results_eq(
   $$ values ('Remarcar'), ('Cancelar') $$, 'to move it, or to cancel');
 select is(pg_temp.status(pg_temp.the('no')), 'scheduled', 'until then nothing changes');
 select is(pg_temp.says('sim'), 'asked', 'a "sim" to that is no answer');
-select is(pg_temp.says('cancelar'), 'cancelled', 'but what he prefers is heard in words too');
+select alike((pg_temp.last_words()).content, 'Entendi. Sobre o seu horário (Consulta com Ana, %, às 9h): você prefere remarcar ou cancelar?', 'about which visit, he can read');
+select is(pg_temp.says('cancelar'), 'cancelled', 'so what he prefers is heard in words too');
 select is(pg_temp.status(pg_temp.the('no')), 'cancelled Cancelado pelo cliente no WhatsApp', 'and done');
 
 select pg_temp.reminded('twin one', pg_temp.day(66, '09:00'));
@@ -384,7 +400,113 @@ select pg_temp.forget('cancellation');
 select is(pg_temp.says('sim'), 'confirmed', 'once one of them is cancelled there is nothing to guess');
 select is(pg_temp.status(pg_temp.the('twin two')), 'confirmed patient whatsapp', 'the other one is meant');
 
+-- What cancels or moves a visit is asked back --------------------------------------------------------------------------
+select pg_temp.reminded('asked back', pg_temp.day(190, '09:00'));
+insert into it select 'its words', n.id from public.notifications n where n.booking_id = pg_temp.the('asked back') and n.status = 'sent';
+select is(pg_temp.says('cancelar'), 'asked_cancel', 'a word cancels nothing yet');
+select is(pg_temp.status(pg_temp.the('asked back')), 'scheduled', 'the visit stands');
+select alike((pg_temp.last_words()).content, 'Você quer cancelar este horário? Consulta com Ana, %, às 9h.', 'it is asked back, by what, with whom and when');
+select is((pg_temp.last_words()).payload -> 'buttons', jsonb_build_array(
+  jsonb_build_object('id', format('notification:%s:cancel', pg_temp.the('its words')), 'title', 'Sim'),
+  jsonb_build_object('id', format('notification:%s:keep', pg_temp.the('its words')), 'title', 'Não')), 'yes, or no');
+select is(pg_temp.says('Não', 'notification:' || pg_temp.the('its words') || ':keep'), 'kept', 'no');
+select is(pg_temp.status(pg_temp.the('asked back')), 'scheduled', 'leaves it as it was');
+select alike((pg_temp.last_words()).content, 'Tudo bem, nada muda. Seu horário continua marcado: Consulta com Ana, %, às 9h.', 'and says so');
+select is(pg_temp.says('sim'), 'nothing', 'after which a "sim" is about something else');
+
+select pg_temp.reminded('asked in words', pg_temp.day(191, '09:00'));
+select is(pg_temp.says('Bom dia, quero cancelar por favor'), 'asked_cancel', 'a polite wish is asked back too');
+select is(pg_temp.says('sim?'), 'nothing', 'a question is no answer');
+select is(pg_temp.says('confirmo'), 'asked_cancel', 'the visit, or that it is cancelled? That is asked again');
+select is(pg_temp.says('não cancela'), 'kept', 'no, in words');
+select pg_temp.reminded('cancelled in words', pg_temp.day(192, '09:00'));
+select is(pg_temp.says('desmarcar'), 'asked_cancel', 'of another visit it is asked anew');
+select is(pg_temp.says('Sim, pode cancelar'), 'cancelled', 'yes, in words');
+select is(pg_temp.status(pg_temp.the('cancelled in words')), 'cancelled Cancelado pelo cliente no WhatsApp', 'cancels it');
+select pg_temp.reminded('will come after all', pg_temp.day(193, '09:00'));
+select is(pg_temp.says('cancelar'), 'asked_cancel', 'who is asked whether he cancels');
+select is(pg_temp.says('Vou sim'), 'confirmed', 'and comes after all, confirms');
+select pg_temp.reminded('quoted', pg_temp.day(194, '09:00'));
+select is(pg_temp.says('cancelar', quoting => m.whatsapp_message_id), 'asked_cancel', 'who quotes the reminder is asked back as well')
+from (select pg_temp.leaves()) l, public.notifications n join public.messages m on m.id = n.message_id
+where n.booking_id = pg_temp.the('quoted') and n.status = 'sent';
+select is(pg_temp.says('sim', quoting => m.whatsapp_message_id), 'confirmed', 'and his "sim" to the reminder is none to that')
+from public.notifications n join public.messages m on m.id = n.message_id where n.booking_id = pg_temp.the('quoted') and n.status = 'sent';
+select pg_temp.reminded('in haste', pg_temp.day(195, '09:00'));
+select is(pg_temp.says('cancelar'), 'asked_cancel', 'who is asked');
+select is(pg_temp.says('sim', has_read => false), 'asked_already', 'and cannot have read it yet, has not said yes to it');
+select is(pg_temp.says('cancelar', has_read => false), 'asked_already', 'nor is he asked twice');
+select is(pg_temp.status(pg_temp.the('in haste')), 'scheduled', 'nothing has happened');
+select is(pg_temp.says('cancelar'), 'cancelled', 'having read it, that is a yes');
+
+select is(private.answer_to_question(asked, private.answer_in_words('reminder', private.fold_words(said), said), private.fold_words(said)), answer,
+  format('"%s" after %s: %s', said, coalesce(asked, 'the reminder'), coalesce(answer, 'no answer')))
+from (values
+  (null, 'cancelar', 'ask_cancel'), (null, 'remarcar', 'ask_reschedule'), (null, 'sim', 'confirm'), (null, 'não', 'no'), (null, 'não cancela', null),
+  ('moved', 'cancelar', 'ask_cancel'), ('asked', 'cancelar', 'cancel'), ('asked', 'remarcar', 'reschedule'), ('asked', 'sim', 'no'), ('asked', 'confirmo', 'confirm'),
+  ('asked_cancel', 'sim', 'cancel'), ('asked_cancel', '👍', 'cancel'), ('asked_cancel', 'Sim, quero cancelar', 'cancel'), ('asked_cancel', 'não', 'keep'),
+  ('asked_cancel', 'deixa como está', 'keep'), ('asked_cancel', 'remarcar', 'reschedule'), ('asked_cancel', 'confirmo', 'ask_cancel'),
+  ('asked_cancel', 'estarei lá', 'confirm'), ('asked_cancel', 'não vou poder ir', 'no'), ('asked_cancel', 'sim, remarcar', null),
+  ('asked_reschedule', 'sim', 'reschedule'), ('asked_reschedule', 'não', 'keep'), ('asked_reschedule', 'remarcar', 'reschedule'), ('asked_reschedule', 'cancelar', 'ask_cancel'),
+  (null, 'cancelar?', null), (null, 'pode cancelar?', null), (null, 'vou?', null), (null, 'confirma?', null), (null, 'certo?', null), (null, 'remarcar？', null)
+) q (asked, said, answer);
+select is(private.answer_in_words('waiting_list_offer', private.fold_words(said), said), null, format('"%s" is a question', said))
+from unnest('{pode ser?,sim?}'::text[]) said;
+
+-- What he cannot have read ----------------------------------------------------------------------------------------------
+select pg_temp.no_questions();
+select pg_temp.reminded('read later', pg_temp.day(196, '09:00'));
+select is(pg_temp.says('cancelar', at => now() - interval '2 hours'), 'nothing', 'what was said two hours before the reminder, and delivered after it, is no answer to it');
+select is(pg_temp.says('confirmo', at => now() - interval '1 second'), 'nothing', 'nor what was said a second before');
+update public.messages set status = 'sent', delivered_at = null where id = (pg_temp.last_words()).id;
+select is(pg_temp.says('confirmo', at => date_trunc('second', now())), 'confirmed', 'the same second may be after it: WhatsApp knows whole ones');
+select pg_temp.reminded('still here', pg_temp.day(197, '09:00'));
+select is(pg_temp.says('confirmo', has_read => false), 'nothing', 'what has not left the house is answered by nobody');
+update public.messages set whatsapp_message_id = 'wamid.accepted' where id = (select n.message_id from public.notifications n where n.booking_id = pg_temp.the('still here') and n.status = 'sent');
+select is(pg_temp.says('confirmo', at => now() - interval '1 minute', has_read => false), 'nothing', 'before it was accepted, nor');
+select is(pg_temp.says('confirmo', has_read => false), 'confirmed', 'once WhatsApp has it, it can be answered, though its status is on its way');
+select pg_temp.reminded('delivered later', pg_temp.day(198, '09:00'));
+select pg_temp.leaves();
+update public.messages set sent_at = now() - interval '2 hours' where id = (pg_temp.last_words()).id;
+select is(pg_temp.says('confirmo', at => now() - interval '1 hour'), 'nothing', 'nor is it answered before it reached a phone that was off');
+select is(pg_temp.says('confirmo'), 'confirmed', 'but then');
+
 -- Words about something else -------------------------------------------------------------------------------------------
+select pg_temp.reminded('while he waits', pg_temp.day(199, '09:00'));
+select is((private.hand_over(private.lock_conversation(pg_temp.clinic(), tests.the('clinic', 'conversation_id')), 'x')).status, 'waiting_human', 'who waits for somebody');
+select is(pg_temp.says(words), 'nothing', format('says "%s" to them', words)) from unnest('{cancelar,sim,remarcar}'::text[]) words;
+select is(pg_temp.says('Confirmar', 'notification:' || n.id || ':confirm'), 'confirmed', 'a tap is clear')
+from public.notifications n where n.booking_id = pg_temp.the('while he waits') and n.status = 'sent';
+select private.release_to_bot(tests.the('clinic', 'conversation_id'), null, pg_temp.clinic());
+
+update public.flows set is_default = true where id = tests.the('clinic', 'flow_id');
+select pg_temp.reminded('before his turn', pg_temp.day(200, '09:00'));
+select is(pg_temp.says('Queria saber o preço de um exame'), 'nothing', 'what a flow is about to answer');
+select is(count(*), 1::bigint, 'has its job') from public.message_queue where job_type = 'run_flow';
+select is(pg_temp.says('pode cancelar'), 'nothing', 'is what the next words are about');
+update public.flows set is_default = false where id = tests.the('clinic', 'flow_id');
+delete from public.message_queue where job_type = 'run_flow';
+select is(pg_temp.says('pode cancelar'), 'asked_cancel', 'without a flow the reminder is asked about');
+select pg_temp.no_questions();
+
+update public.flows set is_default = true where id = tests.the('clinic', 'flow_id');
+select pg_temp.reminded('in one breath', pg_temp.day(200, '10:00'));
+select pg_temp.leaves();
+select tests.deliver('clinic', tests.a_message('breath-1', '5511987654321', 'Quanto custa?', now()), tests.a_message('breath-2', '5511987654321', 'confirmo', now()));
+select is(count(*), 0::bigint, 'two messages in one delivery are heard by the flow together')
+from private.notification_answers a join public.messages m on m.id = a.message_id where m.whatsapp_message_id = 'breath-2';
+update public.flows set is_default = false where id = tests.the('clinic', 'flow_id');
+delete from public.message_queue where job_type = 'run_flow';
+select pg_temp.no_questions();
+
+select private.schedule_followup(pg_temp.maria(), now(), 'other', 'Quer que eu cancele a consulta da sua filha no dia 20?', null, null, pg_temp.clinic());
+select is(pg_temp.strike(now()), 'sent', 'after a follow-up that asks something');
+select pg_temp.reminded('after a follow-up', pg_temp.day(200, '11:00'));
+select is(pg_temp.says(words), 'nothing', format('"%s" may be its answer', words)) from unnest('{"pode cancelar",sim}'::text[]) words;
+select is(pg_temp.status(pg_temp.the('after a follow-up')), 'scheduled', 'not the reminder''s');
+update public.messages set created_at = now() - interval '25 hours' where content like 'Quer que eu cancele a consulta da sua filha%';
+select pg_temp.no_questions();
+
 select pg_temp.reminded('first told', pg_temp.day(101, '09:00'));
 -- Another transaction, in which Maria did nothing herself.
 select set_config('balcao.customer_is_told', '', true);
@@ -427,13 +549,13 @@ select is(pg_temp.says('quero remarcar'), 'nothing', 'when the visit is over its
 
 select pg_temp.reminded('moved twice', pg_temp.day(106, '09:00'));
 insert into it select 'reminder of moved twice', n.id from public.notifications n where n.booking_id = pg_temp.the('moved twice') and n.status = 'sent';
-update public.messages set status = 'sent' where client_message_id = 'notification:' || pg_temp.the('reminder of moved twice');
+select pg_temp.leaves();
 select private.reschedule_booking(pg_temp.the('moved twice'), pg_temp.day(107, '11:00'), null, null, true, pg_temp.clinic());
 select pg_temp.forget('confirmation');
 select is(pg_temp.says('Confirmar', 'notification:' || pg_temp.the('reminder of moved twice') || ':confirm'), 'moved', 'who is told another time');
 insert into it select 'heard', m.id from public.messages m where m.direction = 'inbound' order by m.id desc limit 1;
-select is((private.answer_booking(n, 'confirm', pg_temp.the('heard'), now())).outcome, 'asked_already', 'has not agreed to it by a tap of before')
-from public.notifications n where n.id = pg_temp.the('reminder of moved twice');
+select is((private.answer_booking(n, 'confirm', m, now())).outcome, 'asked_already', 'has not agreed to it by a tap of before')
+from public.notifications n, public.messages m where n.id = pg_temp.the('reminder of moved twice') and m.id = pg_temp.the('heard');
 select is(pg_temp.says('sim'), 'confirmed', 'but then does, in words');
 select private.reschedule_booking(pg_temp.the('moved twice'), pg_temp.day(108, '11:00'), null, null, true, pg_temp.clinic());
 select pg_temp.forget('confirmation');
@@ -449,7 +571,8 @@ select pg_temp.no_questions();
 
 -- A human, then a flow --------------------------------------------------------------------------------------------------
 select pg_temp.reminded('by a human', pg_temp.day(67, '09:00'));
-select is(pg_temp.says('Quero remarcar'), 'reschedule', 'without a flow');
+select is(pg_temp.says('Quero remarcar'), 'asked_reschedule', 'who wants to move it is asked whether it is this one');
+select is(pg_temp.says('sim'), 'reschedule', 'without a flow');
 select is(concat_ws(' ', v.status, v.escalation_reason), 'waiting_human reschedule_requested', 'a human is called to move it') from public.conversations v where v.id = tests.the('clinic', 'conversation_id');
 select private.release_to_bot(tests.the('clinic', 'conversation_id'), null, pg_temp.clinic());
 update public.flows set is_default = true, definition = '{"etapas": [
@@ -457,7 +580,9 @@ update public.flows set is_default = true, definition = '{"etapas": [
   {"id": "mover", "tipo": "acao", "acao": {"tipo": "remarcar"}, "proxima": "fim"}, {"id": "fim", "tipo": "fim"}]}'
 where id = tests.the('clinic', 'flow_id');
 select pg_temp.reminded('by the flow', pg_temp.day(68, '09:00'));
-select is(pg_temp.says('remarcar'), 'flow_started', 'with one that can, the bot does it');
+select is(pg_temp.says('remarcar'), 'asked_reschedule', 'asked again about another one');
+select is(pg_temp.says('Sim', 'notification:' || n.id || ':reschedule'), 'flow_started', 'with one that can, the bot does it')
+from public.notifications n where n.booking_id = pg_temp.the('by the flow') and n.status = 'sent';
 create temporary table turn as
 select public.begin_flow_turn(jsonb_build_object('organization_id', c.organization_id, 'id', c.id, 'fencing_token', c.fencing_token)) as t
 from public.claim_jobs('test', 5, array['run_flow']) c;
@@ -466,6 +591,7 @@ select is(t #>> '{definition,inicio}', 'mover', 'it begins at the step that move
 select is(t #>> '{inputs,0,kind}', 'start', 'at its start') from turn;
 update public.flow_sessions set status = 'cancelled', completed_at = now() where status = 'running';
 update public.flows set is_default = false where id = tests.the('clinic', 'flow_id');
+delete from public.message_queue where job_type = 'run_flow';
 
 -- The waiting list --------------------------------------------------------------------------------------------------------
 create function pg_temp.offered(name text, start_time timestamptz)
@@ -647,7 +773,7 @@ select is(pg_temp.became('wanted'), 'sent queued', 'and is sent');
 
 select pg_temp.queued('on its way', pg_temp.day(111, '09:00'));
 select private.schedule_followup(pg_temp.maria(), now() + interval '1 day', 'reactivation', null, null, null, pg_temp.clinic());
-select is(pg_temp.says('Parar'), 'opted_out', 'who wants no more while a reminder is on its way');
+select is(pg_temp.says('Parar', has_read => false), 'opted_out', 'who wants no more while a reminder is on its way');
 select is(pg_temp.became('on its way'), 'cancelled opted_out failed superseded', 'does not get it');
 select is(f.status, 'cancelled', 'nor what was planned') from public.scheduled_followups f where f.type = 'reactivation';
 select is(pg_temp.goes_out(), 'message_is_failed', 'its job finds nothing to send');

@@ -83,6 +83,17 @@ async function received({ waId }: Conversation) {
   return (await meta.sends(number)).filter(({ to }) => to === `+${waId}`).map(({ body }) => sentToMeta.parse(body))
 }
 
+/** So many messages have reached the customer, and WhatsApp's answers to us have, too: he can answer them in words. */
+async function hasRead(customer: Conversation, count: number): Promise<string[]> {
+  await seen(
+    async () => valueOf(
+      await asAttendantOf(clinic).from('messages').select('whatsapp_message_id').eq('contact_id', customer.contactId).eq('direction', 'outbound'),
+    ),
+    (messages) => messages.length === count && messages.every(({ whatsapp_message_id }) => whatsapp_message_id !== null),
+  )
+  return textsOf(await received(customer))
+}
+
 const textsOf = (messages: z.infer<typeof sentToMeta>[]) =>
   messages.map(({ text, interactive }) => text?.body ?? interactive?.body.text ?? '')
 
@@ -113,11 +124,11 @@ describe('a reminder', () => {
     expect(await notificationNow(reminder)).toMatchObject({ answer: 'confirm' })
   })
 
-  test('is answered in words; the flow hears nothing of it, but of everything else', async () => {
+  test('is answered in words, of which those that cancel are asked back; the flow hears nothing of it, but of everything else', async () => {
     const customer = await aConversation(clinic, number, aWaId())
     const booking = await visit(customer)
     await isDue(booking)
-    await seen(() => received(customer), ({ length }) => length === 1)
+    await hasRead(customer, 1)
     const flow = valueOf(
       await asAdminOf(clinic).from('flows').insert({
         name: 'Recepção',
@@ -129,12 +140,14 @@ describe('a reminder', () => {
     )
     try {
       await aConversation(clinic, number, customer.waId, { type: 'text', text: { body: 'Cancelar, por favor' } })
+      expect((await hasRead(customer, 2))[1]).toMatch(/^Você quer cancelar este horário\? .* com Dra. Lúcia, .*\.$/)
+      expect(await bookingNow(clinic, booking)).toMatchObject({ status: 'scheduled' })
+      await aConversation(clinic, number, customer.waId, { type: 'text', text: { body: 'Sim' } })
       await seen(() => bookingNow(clinic, booking), ({ status }) => status === 'cancelled')
-      const texts = await seen(async () => textsOf(await received(customer)), ({ length }) => length === 2)
-      expect(texts[1]).toMatch(/^Pronto, seu horário foi cancelado\./)
+      expect((await hasRead(customer, 3))[2]).toMatch(/^Pronto, seu horário foi cancelado\./)
 
       await aConversation(clinic, number, customer.waId, { type: 'text', text: { body: 'Qual é o endereço?' } })
-      await seen(async () => textsOf(await received(customer)), (all) => all[2] === 'Em que posso ajudar?')
+      await seen(async () => textsOf(await received(customer)), (all) => all[3] === 'Em que posso ajudar?')
     } finally {
       valueOf(await asAdminOf(clinic).from('flows').update({ is_default: false }).eq('id', flow.id).select().single())
     }
