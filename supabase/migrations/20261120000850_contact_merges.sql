@@ -811,6 +811,16 @@ begin
     order by open.id, mine.kind = other.kind desc, mine.created_at desc, mine.id desc
   ) own
   where v.organization_id = merge.organization_id and v.id = own.id;
+
+  -- Who was told something on his own phone since can answer it.
+  update public.notifications n
+  set contact_id = merge.merged_contact_id
+  from public.messages m
+  where n.organization_id = merge.organization_id
+    and n.contact_id = merge.kept_contact_id
+    and m.organization_id = n.organization_id
+    and m.id = n.message_id
+    and m.contact_id = merge.merged_contact_id;
 end;
 $$;
 comment on function private.part_conversations(public.contact_merges) is

@@ -506,6 +506,58 @@ $$;
 comment on function private.schedule_reminders(public.bookings) is
   'The reminders of a booking that is made or moved: those that wait are moved, those whose time is over are not made up for.';
 
+create function private.readdress_notifications(booking public.bookings, from_contact_id uuid)
+returns void
+language plpgsql
+volatile
+set search_path = ''
+as $$
+declare
+  queued uuid[];
+begin
+  -- Said to the wrong one, but still in the house. (Who was merged is the same person.)
+  if not exists (
+    select
+    from public.contacts p
+    where p.organization_id = booking.organization_id and p.id = from_contact_id and p.merged_into_id = booking.contact_id
+  ) then
+    queued := array(
+      select n.id
+      from public.notifications n
+      join public.messages m on m.organization_id = n.organization_id and m.id = n.message_id
+      where n.organization_id = booking.organization_id
+        and n.booking_id = booking.id
+        and n.contact_id <> booking.contact_id
+        and n.status = 'sent'
+        and m.status = 'queued'
+    );
+    perform private.cancel_notifications(queued, booking.organization_id, 'another_contact');
+    update public.notifications n
+    set status = 'pending', reason = null, scheduled_for = now(), message_id = null, conversation_id = null
+    where n.organization_id = booking.organization_id
+      and n.id = any (queued)
+      and n.status = 'cancelled'
+      and not exists (
+        select
+        from public.notifications other
+        where other.organization_id = n.organization_id
+          and other.booking_id = n.booking_id
+          and other.type = n.type
+          and other.offset_minutes is not distinct from n.offset_minutes
+          and other.status = 'pending'
+      );
+  end if;
+  update public.notifications n
+  set contact_id = booking.contact_id
+  where n.organization_id = booking.organization_id
+    and n.booking_id = booking.id
+    and n.contact_id <> booking.contact_id
+    and n.status = 'pending';
+end;
+$$;
+comment on function private.readdress_notifications(public.bookings, uuid) is
+  'What waits to be said of a booking is said to whose it is now; what he was told whose it was before, is not undone.';
+
 create function private.tg_bookings__schedule_notifications()
 returns trigger
 language plpgsql
@@ -517,6 +569,9 @@ declare
   change constant text := private.booking_change(case when tg_op = 'UPDATE' then old end, new);
   wanted public.notifications;
 begin
+  if tg_op = 'UPDATE' and new.contact_id <> old.contact_id then
+    perform private.readdress_notifications(new, old.contact_id);
+  end if;
   case
     when change in ('created', 'rescheduled') and new.status in ('scheduled', 'confirmed') then
       perform private.schedule_reminders(new);
@@ -565,7 +620,7 @@ begin
 end;
 $$;
 comment on function private.tg_bookings__schedule_notifications() is
-  'Trigger: a booking''s notifications are made, moved and cancelled with it; after the visit there is one question.';
+  'Trigger: a booking''s notifications are made, moved, readdressed and cancelled with it; after the visit there is one question.';
 create trigger bookings_900_schedule_notifications
   after insert or update on public.bookings
   for each row execute function private.tg_bookings__schedule_notifications();

@@ -232,6 +232,8 @@ begin
     select from public.organizations o where o.id = notification.organization_id and o.is_active
   ) then
     return 'organization_closed';
+  elsif booking.contact_id <> notification.contact_id then
+    return 'another_contact';
   end if;
   case notification.type
     when 'reminder', 'confirmation' then
@@ -403,7 +405,10 @@ begin
   from public.notifications n
   where n.organization_id = notification.organization_id and n.id = notification.id
   for no key update;
-  if notification.status <> 'pending' then
+  if notification.contact_id <> of_contact then
+    -- Its booking is somebody else's since, whom we have not locked.
+    return private.put_off_job(held, now(), 'another_contact');
+  elsif notification.status <> 'pending' then
     return private.end_job(held, 'notification_is_' || notification.status);
   elsif notification.scheduled_for > at then
     return private.end_job(held, 'moved');

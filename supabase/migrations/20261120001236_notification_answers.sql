@@ -552,7 +552,9 @@ begin
   from public.bookings b
   where b.organization_id = notification.organization_id and b.id = notification.booking_id;
   spoken := private.spoken_moment(booking.start_time, private.zone_of(booking.organization_id, booking.location_id), at);
-  if booking.status = 'cancelled' then
+  if booking.contact_id <> notification.contact_id then
+    return row('another_contact', 'Esse horário não está mais no seu nome. Se precisar de alguma coisa, é só responder por aqui.', null, null)::private.notification_reply;
+  elsif booking.status = 'cancelled' then
     return row('cancelled_before', 'Esse horário já foi cancelado. Se quiser marcar outro, é só responder por aqui.', null, null)::private.notification_reply;
   elsif booking.start_time <= at or booking.status not in ('scheduled', 'confirmed') then
     return row('over', 'Esse horário já passou. Se precisar de alguma coisa, é só responder por aqui.', null, null)::private.notification_reply;
@@ -622,7 +624,8 @@ begin
   select w.* into entry
   from public.waiting_list w
   where w.organization_id = notification.organization_id and w.offered_booking_id = notification.booking_id;
-  if entry.id is not null then
+  -- Of somebody else by now, it is not his to take or to leave.
+  if entry.contact_id = notification.contact_id then
     perform private.customer_is_told(entry.contact_id);
     if answer = 'decline' and entry.status = 'offered' then
       perform private.leave_waiting_list(entry.id, entry.organization_id);

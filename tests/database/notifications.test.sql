@@ -847,6 +847,41 @@ select is(pg_temp.strike(now() + interval '2 days'), 'sent', 'the other one is s
 select is((pg_temp.last_words()).content, 'Oi, Maria! Conseguiu decidir?', 'in the attendant''s words');
 select is(f.status, 'sent', 'and noted') from public.scheduled_followups f join planned p on p.id = f.id and p.n = 'reactivation';
 
+-- Whose booking it is ---------------------------------------------------------------------------------------------------
+insert into public.contacts (organization_id, name, phone_number) values (pg_temp.clinic(), 'Outra', '+5511988881111');
+insert into it select 'Outra', c.id from public.contacts c where c.organization_id = pg_temp.clinic() and c.name = 'Outra';
+create function pg_temp.told_whom(booking uuid)
+returns text
+language sql
+as $$
+  select string_agg(concat_ws(' ', n.type, n.offset_minutes, n.status, c.name), ', ' order by n.type, n.offset_minutes desc, n.id)
+  from public.notifications n join public.contacts c on c.id = n.contact_id where n.booking_id = booking
+$$;
+select set_config('balcao.customer_is_told', '', true);
+insert into it values ('of the other one', pg_temp.book(pg_temp.day(120, '09:00'), 'flow', pg_temp.the('Outra')));
+insert into it select 'merge', m.id from private.merge_contacts(pg_temp.maria(), pg_temp.the('Outra'), pg_temp.clinic()) m;
+select is(pg_temp.told_whom(pg_temp.the('of the other one')), 'reminder 1440 pending Maria, reminder 120 pending Maria', 'what was merged is told the one who is kept');
+select private.reschedule_booking(pg_temp.the('of the other one'), pg_temp.day(120, '11:00'), null, null, true, pg_temp.clinic());
+update public.notifications set scheduled_for = now() where booking_id = pg_temp.the('of the other one') and offset_minutes = 1440;
+delete from public.message_queue where job_type = 'send_notification';
+update public.notifications set status = 'cancelled' where booking_id = pg_temp.the('of the other one') and type = 'confirmation';
+select is(pg_temp.strike(now()), 'sent', 'a reminder, whose message waits for the number');
+select private.undo_merge(pg_temp.the('merge'), pg_temp.clinic());
+select is(b.contact_id, pg_temp.the('Outra'), 'taken apart again, the booking is the other one''s') from public.bookings b where b.id = pg_temp.the('of the other one');
+select is(pg_temp.told_whom(pg_temp.the('of the other one')), 'reminder 1440 pending Outra, reminder 120 pending Outra, confirmation cancelled Maria', 'and so are its reminders, also those that were made in between');
+select is(concat_ws(' ', m.status, m.error_code), 'failed superseded', 'what was about to leave for the wrong one is taken back') from pg_temp.last_words() m;
+select is(pg_temp.strike(now()), 'outside_window', 'and due again for the right one');
+select pg_temp.reminded('given away', pg_temp.day(121, '09:00'));
+insert into it select 'reminder of given away', n.id from public.notifications n where n.booking_id = pg_temp.the('given away') and n.status = 'sent';
+select pg_temp.leaves();
+update public.bookings set contact_id = pg_temp.the('Outra') where id = pg_temp.the('given away');
+select is(pg_temp.says('Cancelar', 'notification:' || pg_temp.the('reminder of given away') || ':cancel'), 'another_contact', 'who was reminded of what is not his any more');
+select is(pg_temp.status(pg_temp.the('given away')), 'scheduled', 'cancels nothing of somebody else''s');
+select alike((pg_temp.last_words()).content, 'Esse horário não está mais no seu nome.%', 'and is told why');
+select is(private.why_not_any_more(n, now()), 'another_contact', 'nor is he reminded of it') from public.notifications n where n.id = pg_temp.the('reminder of given away');
+update public.notifications set status = 'cancelled' where status = 'pending';
+select pg_temp.no_questions();
+
 -- When it goes wrong ----------------------------------------------------------------------------------------------------
 insert into it values ('broken', pg_temp.book(pg_temp.day(80, '15:00'), 'flow'));
 select private.enqueue_due_notifications(pg_temp.day(79, '15:00'));
