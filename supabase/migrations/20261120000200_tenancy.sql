@@ -597,7 +597,7 @@ comment on column public.organization_settings.hold_minutes is 'How long a slot 
 comment on column public.organization_settings.waiting_list_offer_minutes is
   'How long somebody on the waiting list may think about a slot that became free.';
 comment on column public.organization_settings.notification_daily_cap is
-  'So many reminders, offers, questions and follow-ups a customer gets in one local day, and no more.';
+  'So many reminders, offers, questions and follow-ups a customer gets in one local day, and no more. What has been booked, moved or cancelled for him he is told in any case.';
 comment on column public.organization_settings.sends_confirmations is
   'Whether a customer is told of what was booked, moved or cancelled for him by somebody else than the bot that he talks to.';
 comment on column public.organization_settings.asks_feedback is 'Whether customers are asked for a score after a visit or a closed conversation.';

@@ -110,8 +110,9 @@ comment on column public.notifications.offset_minutes is 'Which one of the organ
 comment on column public.notifications.booking_start_time is 'The time that is told: an answer to it is no answer to another one.';
 comment on column public.notifications.conversation_id is 'Which conversation it is about, else where it was sent: an answer''s score is that conversation''s; a visit''s, only if it has none.';
 comment on column public.notifications.version is 'Goes up when it is moved: a job that was made for another time finds nothing to do.';
-comment on column public.notifications.reason is 'Why it was not sent: opted_out, blocked, daily_cap, quiet_hours, outside_window, too_late, overtaken (a later one is due as well), …';
+comment on column public.notifications.reason is 'Why it was not sent: opted_out, blocked, daily_cap, quiet_hours, outside_window, too_late, overtaken (a later one is due as well), asked_today, …';
 comment on column public.notifications.message is 'What was said.';
+comment on column public.notifications.sent_at is 'Null again when its message was taken back, or failed: then it was not said.';
 create unique index notifications_one_pending_per_booking_idx
   on public.notifications (organization_id, booking_id, type, offset_minutes) nulls not distinct
   where status = 'pending' and booking_id is not null;
@@ -367,7 +368,7 @@ begin
     );
     perform private.fail_message(withdrawn, 'superseded', format('Withdrawn before it was sent: %s', cancel_notifications.reason));
     update public.notifications n
-    set status = 'cancelled', reason = cancel_notifications.reason
+    set status = 'cancelled', reason = cancel_notifications.reason, sent_at = null
     where n.organization_id = withdrawn.organization_id and n.message_id = withdrawn.id;
   end loop;
 end;
@@ -590,20 +591,16 @@ begin
           where n.organization_id = new.organization_id
             and n.booking_id = new.id
             and n.status in ('pending', 'sent')
-            and n.type in ('reminder', 'confirmation', 'waiting_list_offer')
+            and (n.type in ('reminder', 'confirmation', 'waiting_list_offer') or n.type = 'feedback' and change <> 'completed')
         ),
         new.organization_id, 'booking_' || new.status);
       if change = 'cancelled' and tg_op = 'UPDATE' then
         perform private.tell_of_booking(new, 'cancellation');
-      elsif change = 'completed' and exists (
+      elsif change = 'completed' and new.start_time > now() - interval '7 days' and exists (
         select
         from public.organization_settings s
         where s.organization_id = new.organization_id and s.asks_feedback
-      ) and not exists (
-        select
-        from public.notifications n
-        where n.organization_id = new.organization_id and n.booking_id = new.id and n.type = 'feedback'
-      ) and new.start_time > now() - interval '7 days' then
+      ) then
         wanted.organization_id := new.organization_id;
         wanted.contact_id := new.contact_id;
         wanted.booking_id := new.id;
@@ -612,7 +609,21 @@ begin
         wanted.scheduled_for := greatest(now(), new.end_time) + make_interval(mins => (
           select s.feedback_delay_minutes from public.organization_settings s where s.organization_id = new.organization_id
         ));
-        perform private.add_notification(wanted);
+        -- It was one, then none, and is one after all.
+        update public.notifications n
+        set status = 'pending', reason = null, scheduled_for = wanted.scheduled_for, message_id = null
+        where n.organization_id = new.organization_id
+          and n.booking_id = new.id
+          and n.type = 'feedback'
+          and n.status in ('cancelled', 'skipped')
+          and n.reason like 'booking\_%';
+        if not exists (
+          select
+          from public.notifications n
+          where n.organization_id = new.organization_id and n.booking_id = new.id and n.type = 'feedback'
+        ) then
+          perform private.add_notification(wanted);
+        end if;
       end if;
     else null;
   end case;

@@ -269,7 +269,7 @@ begin
     when 'feedback' then
       if booking.id is not null and booking.status <> 'completed' then
         return 'booking_' || booking.status;
-      elsif notification.created_at < at - interval '7 days' then
+      elsif notification.scheduled_for < at - interval '7 days' then
         return 'too_late';
       end if;
     else null;
@@ -289,6 +289,8 @@ as $$
 declare
   refused constant text := private.why_not_any_more(notification, at);
   zone text;
+  day_begins timestamptz;
+  day_ends timestamptz;
 begin
   if refused is not null then
     return refused;
@@ -296,8 +298,12 @@ begin
     select
     from public.conversations v
     where v.organization_id = notification.organization_id
-      and v.id = notification.conversation_id
-      and (v.is_open or v.satisfaction_score is not null)
+      and v.contact_id = notification.contact_id
+      and (
+        v.id = notification.conversation_id and v.satisfaction_score is not null
+        -- Not how the last one was, in the middle of the next one.
+        or notification.booking_id is null and v.is_open
+      )
   ) then
     return 'not_asked_any_more';
   end if;
@@ -306,13 +312,44 @@ begin
     from public.bookings b
     where b.organization_id = notification.organization_id and b.id = notification.booking_id
   ));
-  if (
+  day_begins := date_trunc('day', at at time zone zone) at time zone zone;
+  day_ends := (date_trunc('day', at at time zone zone) + interval '1 day') at time zone zone;
+  if notification.type = 'feedback' then
+    -- One question a day, and that about the last visit; about a conversation, if there was no visit.
+    if exists (
+      select
+      from public.notifications n
+      where n.organization_id = notification.organization_id
+        and n.contact_id = notification.contact_id
+        and n.type = 'feedback'
+        and n.status = 'sent'
+        and n.sent_at >= day_begins
+        and n.sent_at < day_ends
+        and n.id <> notification.id
+    ) then
+      return 'asked_today';
+    elsif exists (
+      select
+      from public.notifications n
+      where n.organization_id = notification.organization_id
+        and n.contact_id = notification.contact_id
+        and n.type = 'feedback'
+        and n.status = 'pending'
+        and n.scheduled_for < day_ends
+        and (coalesce(n.booking_start_time, '-infinity'), n.id) > (coalesce(notification.booking_start_time, '-infinity'), notification.id)
+    ) then
+      return 'overtaken';
+    end if;
+  end if;
+  -- What has happened to his visit he is told in any case.
+  if notification.type not in ('confirmation', 'cancellation') and (
     select count(*)
     from public.notifications n
     where n.organization_id = notification.organization_id
       and n.contact_id = notification.contact_id
-      and n.sent_at >= date_trunc('day', at at time zone zone) at time zone zone
-      and n.sent_at < (date_trunc('day', at at time zone zone) + interval '1 day') at time zone zone
+      and n.type not in ('confirmation', 'cancellation')
+      and n.sent_at >= day_begins
+      and n.sent_at < day_ends
       and n.id <> notification.id
   ) >= (
     select s.notification_daily_cap
@@ -548,7 +585,7 @@ set search_path = ''
 as $$
 begin
   update public.notifications n
-  set status = 'failed', reason = coalesce(new.error_code, 'failed')
+  set status = 'failed', reason = coalesce(new.error_code, 'failed'), sent_at = null
   where n.organization_id = new.organization_id and n.message_id = new.id and n.status = 'sent';
   return null;
 end;

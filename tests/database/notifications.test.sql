@@ -283,6 +283,27 @@ select is(pg_temp.strike(pg_temp.day(41, '13:00')), 'sent', 'on the next day the
 update public.organization_settings set notification_daily_cap = 100 where organization_id = pg_temp.clinic();
 select pg_temp.strike(pg_temp.day(41, '14:59'));
 
+-- Told in any case, and counted once it is said --------------------------------------------------------------------------
+select set_config('balcao.customer_is_told', '', true);
+update public.organization_settings set quiet_hours = '{}', notification_daily_cap = 1 where organization_id = pg_temp.clinic();
+insert into it values ('moved about', pg_temp.book(pg_temp.day(43, '09:00'), 'human'));
+select is(pg_temp.strike(now()), 'sent', 'what was booked is told');
+select is(string_agg((select pg_temp.strike(now()) from private.reschedule_booking(pg_temp.the('moved about'), pg_temp.day(43, '09:00') + n * interval '1 hour', null, null, true, pg_temp.clinic())), ' '),
+  'sent sent sent', 'each time that it is moved, too: no cap counts that') from generate_series(1, 3) n;
+select is(string_agg(concat_ws(' ', n.status, n.reason, n.sent_at is not null), ', ' order by n.id),
+  'cancelled rescheduled f, cancelled rescheduled f, cancelled rescheduled f, sent t', 'what was taken back before it left was not said')
+from public.notifications n where n.booking_id = pg_temp.the('moved about') and n.type = 'confirmation';
+select pg_temp.forget('confirmation');
+update public.notifications set scheduled_for = now() where booking_id = pg_temp.the('moved about') and offset_minutes = 1440;
+select is(pg_temp.strike(now()), 'sent', 'a reminder');
+update public.messages set status = 'failed', error_code = '131026' where id = (pg_temp.last_words()).id;
+update public.notifications set scheduled_for = now() where booking_id = pg_temp.the('moved about') and offset_minutes = 120;
+select is(pg_temp.strike(now()), 'sent', 'that failed is none of those that he got today');
+select private.cancel_booking(pg_temp.the('moved about'), null, pg_temp.clinic());
+select is(pg_temp.strike(now()), 'sent', 'and that his visit is cancelled he is told, though he had all that he gets in a day');
+select pg_temp.forget('cancellation', 'reminder');
+update public.organization_settings set quiet_hours = '{"starts_at": "21:00", "ends_at": "08:00"}', notification_daily_cap = 100 where organization_id = pg_temp.clinic();
+
 -- The 24-hour window --------------------------------------------------------------------------------------------------
 insert into it values ('outside', pg_temp.book(pg_temp.day(50, '15:00'), 'flow'));
 select is(pg_temp.strike(pg_temp.day(49, '15:00'), false), 'outside_window', 'after 24 hours of silence our words may not be sent');
@@ -691,7 +712,46 @@ select is(n.answer || v.satisfaction_score, '25', 'but does not undo the convers
 from pg_temp.of_type(pg_temp.the('visited'), 'feedback') n, public.conversations v where v.id = tests.the('clinic', 'conversation_id');
 select is((private.close_conversation(tests.the('clinic', 'conversation_id'), null, pg_temp.clinic())).status, 'closed', 'a conversation that has a score');
 select is(count(*), 0::bigint, 'is not asked about again') from public.notifications where type = 'feedback' and status = 'pending';
+-- One question a day.
+create function pg_temp.asked(variadic bookings text[])
+returns text
+language sql
+as $$
+  select string_agg(concat_ws(' ', n.status, n.reason), ', ' order by b.n)
+  from unnest(bookings) with ordinality b (name, n) join public.notifications n on n.booking_id = pg_temp.the(b.name) and n.type = 'feedback'
+$$;
+update public.notifications set created_at = now() - interval '2 days', sent_at = now() - interval '2 days' where type = 'feedback';
+insert into it values ('first that day', pg_temp.book(now() - interval '5 hours', 'human')), ('last that day', pg_temp.book(now() - interval '4 hours', 'human')),
+  ('second that day', pg_temp.book(now() - interval '270 minutes', 'human'));
+select private.complete_booking(pg_temp.the(b), pg_temp.clinic()) from unnest('{first that day,last that day,second that day}'::text[]) b;
+select is(pg_temp.asked('first that day', 'second that day', 'last that day'), 'pending, pending, pending', 'after three visits');
+update public.notifications set scheduled_for = now() where type = 'feedback' and status = 'pending';
+select matches(pg_temp.strike(now()), '^((overtaken|asked_today), ){2}sent$', 'one question is asked, in whatever order they come up');
+select matches(pg_temp.asked('first that day', 'second that day', 'last that day'), '^skipped \w+, skipped \w+, sent$', 'about the last of them');
+insert into it values ('later that day', pg_temp.book(now() - interval '1 hour', 'human'));
+select private.complete_booking(pg_temp.the('later that day'), pg_temp.clinic());
+update public.notifications set scheduled_for = now() where type = 'feedback' and status = 'pending';
+select is(pg_temp.strike(now()), 'asked_today', 'and no other on that day');
+update public.notifications set created_at = now() - interval '2 days', sent_at = sent_at - interval '2 days' where type = 'feedback';
+insert into it values ('corrected', pg_temp.book(now() - interval '3 hours', 'human'));
+select private.complete_booking(pg_temp.the('corrected'), pg_temp.clinic());
+select private.mark_no_show(pg_temp.the('corrected'), pg_temp.clinic());
+select is(pg_temp.asked('corrected'), 'cancelled booking_no_show', 'who did not come is not asked');
+select private.complete_booking(pg_temp.the('corrected'), pg_temp.clinic());
+select is(pg_temp.asked('corrected'), 'pending', 'if he did after all, he is');
+update public.organization_settings set feedback_delay_minutes = 10080 where organization_id = pg_temp.clinic();
+update public.notifications set scheduled_for = now() + interval '7 days' where type = 'feedback' and status = 'pending';
+select is(pg_temp.strike(now() + interval '7 days 1 minute'), 'sent', 'also by who asks a week later');
+update public.organization_settings set feedback_delay_minutes = 60 where organization_id = pg_temp.clinic();
+update public.notifications set created_at = now() - interval '2 days', sent_at = now() - interval '2 days' where type = 'feedback';
+select pg_temp.no_questions();
+select pg_temp.says('Oi, tudo bem?');
+select private.close_conversation(v.id, null, pg_temp.clinic()) from public.conversations v where v.contact_id = pg_temp.maria() and v.is_open;
+select pg_temp.says('Esqueci de perguntar: preciso de jejum?');
+update public.notifications set scheduled_for = now() where type = 'feedback' and status = 'pending';
+select is(pg_temp.strike(now()), 'not_asked_any_more', 'how the last conversation was is not asked in the middle of the next one');
 update public.notifications set created_at = now() - interval '2 days' where type = 'feedback';
+select private.close_conversation(v.id, 5, pg_temp.clinic()) from public.conversations v where v.contact_id = pg_temp.maria() and v.is_open;
 select pg_temp.says('Oi, tudo bem?');
 insert into it select 'chat', v.id from public.conversations v where v.contact_id = pg_temp.maria() and v.is_open;
 select private.close_conversation(pg_temp.the('chat'), null, pg_temp.clinic());
