@@ -591,7 +591,7 @@ comment on column public.organization_settings.contextualization_json is 'What t
 comment on column public.organization_settings.reminder_offsets is
   'Minutes before an appointment at which its customer is reminded. Whole days (1440, 2880 …) are local ones: at the same hour, also when the clocks change in between.';
 comment on column public.organization_settings.quiet_hours is
-  'Local times between which nothing automatic is sent, {"starts_at": "21:00", "ends_at": "08:00"}; they may pass midnight. {} = none.';
+  'Local times between which nothing automatic is sent, {"starts_at": "21:00", "ends_at": "08:00"}; they may pass midnight. {} = none. Only an offer that would be over by their end, and that a visit is not when the customer thinks it is if he would be there by then, is said in them.';
 comment on column public.organization_settings.lead_visibility is 'own: an attendant sees only the leads of the professional he is.';
 comment on column public.organization_settings.hold_minutes is 'How long a slot is kept for somebody who is about to book it.';
 comment on column public.organization_settings.waiting_list_offer_minutes is

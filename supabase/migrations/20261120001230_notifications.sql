@@ -78,6 +78,7 @@ create table public.notifications (
   type public.notification_type not null,
   offset_minutes int,
   booking_start_time timestamptz,
+  needed_by timestamptz,
   scheduled_for timestamptz not null,
   version int not null default 0,
   status public.notification_status not null default 'pending',
@@ -108,6 +109,8 @@ create table public.notifications (
 comment on table public.notifications is 'What is said to a customer without being asked, and when. Written by bookings, conversations, follow-ups and the clock.';
 comment on column public.notifications.offset_minutes is 'Which one of the organization''s reminder_offsets a reminder is.';
 comment on column public.notifications.booking_start_time is 'The time that is told: an answer to it is no answer to another one.';
+comment on column public.notifications.needed_by is
+  'Of a confirmation or a cancellation: when the customer would come, for all he knows. If the end of the quiet hours is too late for that, it is said in them.';
 comment on column public.notifications.conversation_id is 'Which conversation it is about, else where it was sent: an answer''s score is that conversation''s; a visit''s, only if it has none.';
 comment on column public.notifications.version is 'Goes up when it is moved: a job that was made for another time finds nothing to do.';
 comment on column public.notifications.reason is 'Why it was not sent: opted_out, blocked, daily_cap, quiet_hours, outside_window, too_late, overtaken (a later one is due as well), asked_today, …';
@@ -311,17 +314,18 @@ declare
 begin
   insert into public.notifications as n (
     organization_id, contact_id, booking_id, conversation_id, followup_id, template_id, type, offset_minutes, booking_start_time,
-    scheduled_for
+    needed_by, scheduled_for
   )
   values (
     wanted.organization_id, wanted.contact_id, wanted.booking_id, wanted.conversation_id, wanted.followup_id, wanted.template_id,
-    wanted.type, wanted.offset_minutes, wanted.booking_start_time, wanted.scheduled_for
+    wanted.type, wanted.offset_minutes, wanted.booking_start_time, wanted.needed_by, wanted.scheduled_for
   )
   -- It waits already: for another time now.
   on conflict (organization_id, booking_id, type, offset_minutes) where status = 'pending' and booking_id is not null do update set
     contact_id = excluded.contact_id,
     scheduled_for = excluded.scheduled_for,
     booking_start_time = excluded.booking_start_time,
+    needed_by = least(n.needed_by, excluded.needed_by),
     version = n.version + 1
   returning n.* into notification;
   if notification.scheduled_for <= now() then
@@ -429,7 +433,11 @@ $$;
 comment on function private.customer_is_told(uuid) is
   'In this transaction the customer did it himself, and is being answered: no notification tells him once more.';
 
-create function private.tell_of_booking(booking public.bookings, type public.notification_type)
+create function private.tell_of_booking(
+  booking public.bookings,
+  type public.notification_type,
+  before timestamptz default null
+)
 returns void
 language plpgsql
 volatile
@@ -458,13 +466,26 @@ begin
     wanted.booking_id := booking.id;
     wanted.type := tell_of_booking.type;
     wanted.booking_start_time := booking.start_time;
+    -- At the time that it had before, too, if he has not heard of the change yet.
+    wanted.needed_by := least(
+      booking.start_time,
+      case when before > now() then before end,
+      (
+        select min(n.needed_by)
+        from public.notifications n
+        where n.organization_id = booking.organization_id
+          and n.booking_id = booking.id
+          and n.type in ('confirmation', 'cancellation')
+          and n.status <> 'sent'
+          and n.needed_by > now()
+      ));
     wanted.scheduled_for := now();
     perform private.add_notification(wanted);
   end if;
 end;
 $$;
-comment on function private.tell_of_booking(public.bookings, public.notification_type) is
-  'Tells the customer that he has, or has lost, a booking, unless it was him.';
+comment on function private.tell_of_booking(public.bookings, public.notification_type, timestamptz) is
+  'Tells the customer that he has, or has lost, a booking, unless it was him. before: the time that it had.';
 
 create function private.schedule_reminders(booking public.bookings)
 returns void
@@ -578,7 +599,7 @@ begin
       perform private.schedule_reminders(new);
       -- A bot that books says so itself.
       if change = 'rescheduled' or new.created_by not in ('flow', 'ai') then
-        perform private.tell_of_booking(new, 'confirmation');
+        perform private.tell_of_booking(new, 'confirmation', case when tg_op = 'UPDATE' then old.start_time end);
       end if;
       if change = 'created' then
         perform private.count_conversions(new.organization_id, new.contact_id);

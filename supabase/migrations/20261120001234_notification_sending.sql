@@ -68,6 +68,21 @@ end;
 $$;
 comment on function private.notification_options(public.notifications) is 'What can be tapped under a notification: the payload of an interactive message; null when it asks nothing.';
 
+create function private.notification_template(notification public.notifications)
+returns public.message_templates
+language plpgsql
+stable
+set search_path = ''
+as $$
+begin
+  return private.template_for(
+    notification.organization_id,
+    case notification.type when 'other' then 'follow_up' else notification.type::text end::public.message_category,
+    notification.template_id);
+end;
+$$;
+comment on function private.notification_template(public.notifications) is 'The organization''s own template of a notification; null when there is none.';
+
 create type private.notification_content as (message_type public.message_type, content text, payload jsonb, refused text);
 
 create function private.notification_content(notification public.notifications, window_open boolean, at timestamptz)
@@ -79,7 +94,7 @@ as $$
 declare
   category constant public.message_category :=
     case notification.type when 'other' then 'follow_up' else notification.type::text end::public.message_category;
-  template constant public.message_templates := private.template_for(notification.organization_id, category, notification.template_id);
+  template constant public.message_templates := private.notification_template(notification);
   said constant jsonb := private.notification_values(notification, at);
   options constant jsonb := private.notification_options(notification);
   components jsonb := '[]'::jsonb;
@@ -132,24 +147,57 @@ comment on function private.notification_content(public.notifications, boolean, 
 
 -- Sending -------------------------------------------------------------------------------------------------------------
 
-create function private.conversation_to_notify(organization_id uuid, contact_id uuid, conversation_id uuid)
+create function private.is_window_open(organization_id uuid, contact_id uuid, instance_id uuid, at timestamptz)
+returns boolean
+language plpgsql
+stable
+set search_path = ''
+as $$
+begin
+  return not exists (
+    select
+    from public.whatsapp_instances i
+    where i.organization_id = is_window_open.organization_id and i.id = is_window_open.instance_id and i.provider = 'meta_cloud'
+  ) or exists (
+    select
+    from public.conversations v
+    where v.organization_id = is_window_open.organization_id
+      and v.contact_id = is_window_open.contact_id
+      and v.instance_id = is_window_open.instance_id
+      -- A minute of it may pass until the provider is called.
+      and v.last_inbound_at > at - interval '23 hours 59 minutes'
+  );
+end;
+$$;
+comment on function private.is_window_open(uuid, uuid, uuid, timestamptz) is
+  'Whether a customer can be written to through a number in words of ours: by Meta''s rule, for 24 hours after he wrote to it.';
+
+create function private.conversation_to_notify(notification public.notifications, at timestamptz)
 returns public.conversations
 language plpgsql
 volatile
 set search_path = ''
 as $$
 declare
+  has_template constant boolean :=
+    (private.notification_template(notification)).provider_template_status is not distinct from 'approved';
   conversation public.conversations;
 begin
   select v.* into conversation
   from public.conversations v
   join public.whatsapp_instances i on i.organization_id = v.organization_id and i.id = v.instance_id
   join private.instance_secrets s on s.organization_id = i.organization_id and s.instance_id = i.id and s.access_token is not null
-  where v.organization_id = conversation_to_notify.organization_id
-    and v.contact_id = conversation_to_notify.contact_id
+  where v.organization_id = notification.organization_id
+    and v.contact_id = notification.contact_id
     and i.status <> 'disconnected'
     and i.sending_stopped_at is null
-  order by v.is_open desc, v.id = conversation_to_notify.conversation_id desc nulls last, v.last_inbound_at desc nulls last, v.id desc
+  order by
+    -- Where it can be said at all.
+    has_template or private.is_window_open(v.organization_id, v.contact_id, v.instance_id, at) desc,
+    v.is_open desc,
+    v.id = notification.conversation_id desc nulls last,
+    v.last_inbound_at desc nulls last,
+    v.id desc
   limit 1
   for no key update of v;
   if found then
@@ -169,8 +217,8 @@ begin
     order by y.id desc
     limit 1
   ) known on true
-  where p.organization_id = conversation_to_notify.organization_id
-    and p.id = conversation_to_notify.contact_id
+  where p.organization_id = notification.organization_id
+    and p.id = notification.contact_id
     and coalesce(known.value, p.phone_number) is not null
   order by known.value is null, i.status <> 'connected', i.id
   limit 1
@@ -178,8 +226,8 @@ begin
   return conversation;
 end;
 $$;
-comment on function private.conversation_to_notify(uuid, uuid, uuid) is
-  'Where a customer is written to: the open conversation, else the one that it is about, else the last one; null when he cannot be reached. The contact is locked by the caller.';
+comment on function private.conversation_to_notify(public.notifications, timestamptz) is
+  'Where a customer is written to: of those through whose number he can be, the open conversation, else the one that it is about, else the last one; null when he cannot be reached. The contact is locked by the caller.';
 
 create function private.say_as_system(
   conversation public.conversations,
@@ -263,7 +311,8 @@ begin
         return 'offer_over';
       end if;
     when 'cancellation' then
-      if booking.start_time <= at then
+      -- Who stood before a closed door is told why.
+      if booking.start_time <= at - interval '1 day' then
         return 'too_late';
       end if;
     when 'feedback' then
@@ -271,6 +320,18 @@ begin
         return 'booking_' || booking.status;
       elsif notification.scheduled_for < at - interval '7 days' then
         return 'too_late';
+      end if;
+    when 'other' then
+      if exists (
+        select
+        from public.scheduled_followups f
+        join public.conversations v on v.organization_id = f.organization_id and v.contact_id = notification.contact_id
+        where f.organization_id = notification.organization_id
+          and f.id = notification.followup_id
+          and f.type = 'no_reply'
+          and v.last_inbound_at > notification.created_at
+      ) then
+        return 'customer_wrote';
       end if;
     else null;
   end case;
@@ -374,23 +435,24 @@ as $$
 declare
   quiet private.quiet_time;
 begin
-  select
-    q.until,
-    q.until >= case
-      when notification.type = 'waiting_list_offer' then b.hold_expires_at
-      when notification.type <> 'feedback' then b.start_time
-    end
+  select q.until, notification.type = 'reminder' and q.until >= b.start_time
   into quiet
   from public.organization_settings s
   left join public.bookings b on b.organization_id = s.organization_id and b.id = notification.booking_id
   cross join lateral private.end_of_quiet_hours(s.quiet_hours, private.zone_of(s.organization_id, b.location_id), at) q (until)
-  where s.organization_id = notification.organization_id;
-  -- An offer that would be over by the morning is made at night.
-  return case when not (quiet.is_too_late is true and notification.type = 'waiting_list_offer') then quiet end;
+  where s.organization_id = notification.organization_id
+    -- What would come too late in the morning is said at night: an offer that would be over; and that a visit is not when the
+    -- customer thinks it is, who would be there by then, or on his way.
+    and (case
+      when notification.type = 'waiting_list_offer' then q.until >= b.hold_expires_at
+      when notification.type in ('confirmation', 'cancellation') then
+        notification.needed_by > at and q.until > notification.needed_by - interval '2 hours'
+    end) is not true;
+  return quiet;
 end;
 $$;
 comment on function private.quiet_time(public.notifications, timestamptz) is
-  'Until when a notification is put off, and whether that is too late for it; until is null when it may be sent now.';
+  'Until when a notification is put off, and whether that is too late for it; until is null when it may be sent now, or had better be.';
 
 create function private.send_notification(job jsonb, at timestamptz default now())
 returns jsonb
@@ -434,8 +496,7 @@ begin
   from public.notifications n
   where n.organization_id = held.organization_id and n.id = private.id_in(held.payload, 'notification_id');
   if notification.status = 'pending' and notification.scheduled_for <= at and private.why_not_notify(notification, at) is null then
-    conversation := private.conversation_to_notify(
-      notification.organization_id, notification.contact_id, notification.conversation_id);
+    conversation := private.conversation_to_notify(notification, at);
   end if;
   -- From here on no booking moves or cancels it.
   select n.* into notification
@@ -467,19 +528,7 @@ begin
   end if;
 
   if refused is null then
-    -- A minute of it may pass until the provider is called.
-    window_open := not exists (
-      select
-      from public.whatsapp_instances i
-      where i.organization_id = conversation.organization_id and i.id = conversation.instance_id and i.provider = 'meta_cloud'
-    ) or exists (
-      select
-      from public.conversations v
-      where v.organization_id = conversation.organization_id
-        and v.contact_id = conversation.contact_id
-        and v.instance_id = conversation.instance_id
-        and v.last_inbound_at > at - interval '23 hours 59 minutes'
-    );
+    window_open := private.is_window_open(conversation.organization_id, conversation.contact_id, conversation.instance_id, at);
     content := private.notification_content(notification, window_open, at);
     refused := content.refused;
   end if;
@@ -539,6 +588,8 @@ as $$
 declare
   notification public.notifications;
   refused text;
+  put_off text;
+  zone text;
   quiet private.quiet_time;
 begin
   select n.* into notification
@@ -551,12 +602,30 @@ begin
   refused := private.why_not_any_more(notification, at);
   if refused is null then
     quiet := private.quiet_time(notification, at);
-    if quiet.until is not null and quiet.is_too_late is not true then
+    zone := private.zone_of(notification.organization_id, (
+      select b.location_id
+      from public.bookings b
+      where b.organization_id = notification.organization_id and b.id = notification.booking_id
+    ));
+    put_off := case
+      when quiet.until is not null and quiet.is_too_late is not true then 'quiet_hours'
+      -- It says "amanhã", and that is today by now: it is said anew.
+      when quiet.until is null
+        and notification.booking_id is not null
+        and (notification.sent_at at time zone zone)::date <> (at at time zone zone)::date
+        then 'another_day'
+    end;
+    if put_off is not null then
       begin
         update public.notifications n
-        set status = 'pending', reason = null, scheduled_for = quiet.until, version = n.version + 1, message_id = null, sent_at = null
+        set status = 'pending',
+            reason = null,
+            scheduled_for = coalesce(quiet.until, at),
+            version = n.version + 1,
+            message_id = null,
+            sent_at = null
         where n.organization_id = notification.organization_id and n.id = notification.id;
-        return 'quiet_hours';
+        return put_off;
       exception
         -- The booking has moved at this moment: another one waits already.
         when unique_violation then refused := 'rescheduled';
@@ -574,7 +643,7 @@ begin
 end;
 $$;
 comment on function private.hold_back_notification(public.messages, timestamptz) is
-  'Asks once more, before the provider is called for a notification''s message: between its time and this one a number may have been paused for hours. Answers why it must not go out now, which is noted (in quiet hours it is put off); null when it may. The contact and the message are locked by the caller, begin_send().';
+  'Asks once more, before the provider is called for a notification''s message: between its time and this one a number may have been paused for hours. Answers why it must not go out now, which is noted (in quiet hours, and on another day than the one that it speaks of, it is put off); null when it may. The contact and the message are locked by the caller, begin_send().';
 
 create function private.tg_messages__fail_notification()
 returns trigger

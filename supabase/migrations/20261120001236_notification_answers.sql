@@ -411,15 +411,24 @@ begin
     return null;
   end if;
   -- Who writes first need not be asked why he does not.
-  perform private.cancel_notifications(array_agg(n.id), n.organization_id, 'customer_wrote')
+  perform private.cancel_notifications(array_agg(distinct n.id), n.organization_id, 'customer_wrote')
   from inserted i
   join public.notifications n
-    on n.organization_id = i.organization_id and n.contact_id = i.contact_id and n.status = 'pending' and n.followup_id is not null
+    on n.organization_id = i.organization_id and n.contact_id = i.contact_id and n.followup_id is not null
   join public.scheduled_followups f on f.organization_id = n.organization_id and f.id = n.followup_id and f.type = 'no_reply'
   where i.direction = 'inbound'
     and i.sender = 'contact'
     -- News of before it was planned, delivered late, is none; WhatsApp's clock need not be ours.
     and least(i.sent_at, i.created_at) > n.created_at - interval '1 minute'
+    and (
+      n.status = 'pending'
+      -- Said, but still in the house. What somebody else holds is asked again when it would leave.
+      or n.status = 'sent' and exists (
+        select
+        from public.messages m
+        where m.organization_id = n.organization_id and m.id = n.message_id and m.status = 'queued'
+      )
+    )
   group by n.organization_id;
 
   for said in

@@ -198,6 +198,43 @@ select is(pg_temp.strike(pg_temp.day(10, '06:00')), 'quiet_hours', 'before a vis
 select is(concat_ws(' ', n.status, n.reason), 'skipped quiet_hours', 'and says why nobody was reminded')
 from pg_temp.of_type(pg_temp.the('early'), 'reminder') n;
 
+
+-- What has happened to a visit is not kept from who would come.
+select set_config('balcao.customer_is_told', '', true);
+create function pg_temp.changed(name text, start_time timestamptz, moved_to timestamptz[], at timestamptz)
+returns text
+language plpgsql
+as $$
+begin
+  insert into it values (changed.name, pg_temp.book(changed.start_time, 'flow'));
+  if moved_to is null then
+    perform private.cancel_booking(pg_temp.the(changed.name), null, pg_temp.clinic());
+  end if;
+  for n in 1 .. coalesce(cardinality(moved_to), 0) loop
+    perform private.reschedule_booking(pg_temp.the(changed.name), moved_to[n], null, null, true, pg_temp.clinic());
+  end loop;
+  delete from public.notifications n where n.booking_id = pg_temp.the(changed.name) and n.type = 'reminder';
+  update public.notifications n set scheduled_for = changed.at
+  where n.booking_id = pg_temp.the(changed.name) and n.status = 'pending';
+  delete from public.message_queue where job_type = 'send_notification';
+  return pg_temp.strike(changed.at);
+end;
+$$;
+select is(pg_temp.changed('off early', pg_temp.day(12, '07:30'), null, pg_temp.day(11, '21:30')), 'sent', 'a visit before the end of the quiet hours is cancelled in them: he is told at once');
+select is(pg_temp.changed('off soon after', pg_temp.day(12, '09:30'), null, pg_temp.day(11, '21:31')), 'sent', 'so is one for which he would be on his way by then');
+select is(pg_temp.changed('off later', pg_temp.day(12, '15:00'), null, pg_temp.day(11, '21:32')), 'quiet_hours', 'that there is none in the afternoon he hears');
+select is(pg_temp.strike(pg_temp.day(12, '08:00')), 'sent', 'in the morning');
+select is(pg_temp.changed('off before', pg_temp.day(13, '20:00'), null, pg_temp.day(13, '21:30')), 'quiet_hours', 'where it is too late anyhow, nobody is woken');
+select is(pg_temp.strike(pg_temp.day(14, '08:00')), 'sent', 'but told in the morning why the door was closed');
+select is(pg_temp.changed('off long ago', pg_temp.day(13, '07:00'), null, pg_temp.day(14, '09:00')), 'too_late', 'not days later');
+select is(pg_temp.changed('moved away', pg_temp.day(15, '07:30'), array[pg_temp.day(15, '16:00')], pg_temp.day(14, '21:30')), 'sent', 'one that is moved away from the early morning is told at once');
+select is(pg_temp.changed('moved away twice', pg_temp.day(16, '07:30'), array[pg_temp.day(16, '16:00'), pg_temp.day(16, '17:00')], pg_temp.day(15, '21:30')), 'sent', 'though it was moved once more before he heard of it');
+select is(pg_temp.changed('moved here', pg_temp.day(17, '16:00'), array[pg_temp.day(17, '07:30')], pg_temp.day(16, '21:30')), 'sent', 'and one that is moved there');
+select is(pg_temp.changed('moved on', pg_temp.day(18, '16:00'), array[pg_temp.day(18, '17:00')], pg_temp.day(17, '21:30')), 'quiet_hours', 'but not one in the afternoon');
+select is(pg_temp.strike(pg_temp.day(18, '08:00')), 'sent', 'which waits');
+select private.cancel_booking(b.id, null, pg_temp.clinic()) from public.bookings b where b.organization_id = pg_temp.clinic() and b.start_time between pg_temp.day(11, '00:00') and pg_temp.day(19, '00:00') and b.status = 'scheduled';
+select pg_temp.forget('cancellation', 'confirmation');
+
 select is(
   to_char(private.end_of_quiet_hours(quiet, zone, at::timestamptz) at time zone zone, 'YYYY-MM-DD HH24:MI'), ends, format('%s in %s: quiet until %s', at, zone, ends))
 from (values
@@ -871,6 +908,27 @@ from public.notifications n where n.id = pg_temp.the('night since reminder');
 select is(pg_temp.strike(now() + interval '1 hour'), 'sent', 'and sent then');
 select is(pg_temp.became('night since'), 'sent failed superseded, queued', 'as another message');
 update public.organization_settings set quiet_hours = '{}' where organization_id = pg_temp.clinic();
+select pg_temp.queued('said before midnight', pg_temp.day(1, '23:30'));
+select alike((pg_temp.last_words()).content, '%amanhã%', 'who is told of tomorrow');
+select is(private.hold_back_notification(m, now()), null, 'today') from pg_temp.last_words() m;
+select is(private.hold_back_notification(m, pg_temp.day(1, '10:00')), 'another_day', 'is not told so on the day itself') from pg_temp.last_words() m;
+select private.fail_message(m, 'superseded', 'x') from pg_temp.last_words() m;
+select is(pg_temp.strike(pg_temp.day(1, '10:00')), 'sent', 'but anew');
+select alike((pg_temp.last_words()).content, '%hoje, às 23h30%', 'by the right day');
+
+delete from public.message_queue where job_type in ('send_message', 'send_notification');
+select private.schedule_followup(pg_temp.maria(), now(), 'no_reply', 'Ainda por aí?', null, null, pg_temp.clinic());
+select is(pg_temp.strike(now()), 'sent', 'a question why he does not write, whose message waits for the number');
+select pg_temp.says('Oi, desculpe a demora', has_read => false);
+select is(concat_ws(' ', f.status, f.reason), 'cancelled customer_wrote', 'is taken back when he does') from public.scheduled_followups f where f.message = 'Ainda por aí?';
+select is(pg_temp.goes_out(), 'message_is_failed', 'and does not go out');
+select private.schedule_followup(pg_temp.maria(), now(), 'no_reply', 'Ainda por aqui?', null, null, pg_temp.clinic());
+select pg_temp.writes(now() - interval '1 hour');
+select is(pg_temp.strike(now()), 'sent', 'another one');
+select pg_temp.writes(now() + interval '1 second');
+select is(private.hold_back_notification(m), 'customer_wrote', 'is held back at the last moment, too') from pg_temp.last_words() m;
+select pg_temp.writes(now());
+delete from public.message_queue where job_type in ('send_message', 'send_notification');
 delete from public.scheduled_followups;
 delete from private.unanswered_sends;
 select pg_temp.no_questions();
@@ -955,6 +1013,26 @@ select pg_temp.reminded('failing', pg_temp.day(81, '15:00'));
 update public.messages set status = 'failed', error_code = '131026' where id = (pg_temp.last_words()).id;
 select is(concat_ws(' ', n.status, n.reason), 'failed 131026', 'what the provider refused was not sent')
 from public.notifications n where n.message_id = (pg_temp.last_words()).id;
+
+-- Two numbers ---------------------------------------------------------------------------------------------------------
+insert into public.whatsapp_instances
+select (jsonb_populate_record(i, '{"external_id": "second-number", "name": "second", "instance_key": "AAEqLPMIheEzxRg6sFXLvA"}' || jsonb_build_object('id', private.uuid_v7()))).*
+from public.whatsapp_instances i where i.organization_id = pg_temp.clinic();
+insert into it select 'second number', i.id from public.whatsapp_instances i where i.external_id = 'second-number';
+insert into private.instance_secrets
+select (jsonb_populate_record(s, jsonb_build_object('instance_id', pg_temp.the('second number')))).*
+from private.instance_secrets s where s.organization_id = pg_temp.clinic();
+insert into public.conversations (organization_id, contact_id, instance_id, whatsapp_chat_id, status, closed_at, last_inbound_at)
+values (pg_temp.clinic(), pg_temp.maria(), pg_temp.the('second number'), '5511987654321', 'closed', now(), now() - interval '1 hour');
+select pg_temp.says('Bom dia!');
+update public.conversations set last_inbound_at = now() - interval '3 days' where organization_id = pg_temp.clinic() and contact_id = pg_temp.maria() and instance_id <> pg_temp.the('second number');
+insert into it values ('two numbers', pg_temp.book(pg_temp.day(83, '15:00'), 'flow'));
+update public.notifications set scheduled_for = now() where booking_id = pg_temp.the('two numbers') and offset_minutes = 1440;
+select is(pg_temp.strike(now(), false), 'sent', 'who wrote to the second number an hour ago');
+select is((pg_temp.last_words()).instance_id, pg_temp.the('second number'), 'is written to there, though the conversation that is open is at the first');
+update public.notifications set status = 'cancelled' where status = 'pending';
+delete from public.conversations where instance_id = pg_temp.the('second number');
+delete from public.whatsapp_instances where id = pg_temp.the('second number');
 
 -- By somebody with the secret key, past our functions.
 insert into it values ('by hand', pg_temp.book(pg_temp.day(85, '15:00'), 'flow'));
