@@ -81,6 +81,7 @@ create table public.notifications (
   needed_by timestamptz,
   scheduled_for timestamptz not null,
   version int not null default 0,
+  enqueued_version int,
   status public.notification_status not null default 'pending',
   reason text,
   message text,
@@ -113,6 +114,7 @@ comment on column public.notifications.needed_by is
   'Of a confirmation or a cancellation: when the customer would come, for all he knows. If the end of the quiet hours is too late for that, it is said in them.';
 comment on column public.notifications.conversation_id is 'Which conversation it is about, else where it was sent: an answer''s score is that conversation''s; a visit''s, only if it has none.';
 comment on column public.notifications.version is 'Goes up when it is moved: a job that was made for another time finds nothing to do.';
+comment on column public.notifications.enqueued_version is 'The version that has its job: what waits in the queue is looked for no more.';
 comment on column public.notifications.reason is 'Why it was not sent: opted_out, blocked, daily_cap, quiet_hours, outside_window, too_late, overtaken (a later one is due as well), asked_today, …';
 comment on column public.notifications.message is 'What was said.';
 comment on column public.notifications.sent_at is 'Null again when its message was taken back, or failed: then it was not said.';
@@ -124,8 +126,9 @@ create unique index notifications_one_feedback_per_booking_idx
 create index notifications_booking_id_idx on public.notifications (organization_id, booking_id, type) where booking_id is not null;
 create index notifications_contact_id_idx on public.notifications (organization_id, contact_id, sent_at desc);
 comment on index public.notifications_contact_id_idx is 'What a customer was sent today, and what he may be answering.';
-create index notifications_scheduled_for_idx on public.notifications (scheduled_for) where status = 'pending';
-comment on index public.notifications_scheduled_for_idx is 'What is due: private.enqueue_due_notifications().';
+create index notifications_scheduled_for_idx on public.notifications (organization_id, scheduled_for, id)
+  where status = 'pending' and enqueued_version is distinct from version;
+comment on index public.notifications_scheduled_for_idx is 'What is due and has no job yet, by tenant: private.enqueue_due_notifications().';
 create index notifications_conversation_id_idx on public.notifications (organization_id, conversation_id) where conversation_id is not null;
 create index notifications_followup_id_idx on public.notifications (organization_id, followup_id) where followup_id is not null;
 create index notifications_template_id_idx on public.notifications (organization_id, template_id) where template_id is not null;
@@ -263,6 +266,10 @@ as $$
 declare
   enqueued bigint;
 begin
+  update public.notifications n
+  set enqueued_version = n.version
+  from unnest(due) d
+  where n.organization_id = d.organization_id and n.id = d.id and n.version = d.version;
   select count(*) into enqueued
   from private.enqueue_jobs(array(
     select row(
@@ -285,23 +292,50 @@ language plpgsql
 volatile
 set search_path = ''
 as $$
+declare
+  -- Of one tenant in one turn.
+  share constant int := 50;
+  started_at constant timestamptz := clock_timestamp();
+  due public.notifications[];
+  enqueued bigint := 0;
 begin
-  return private.enqueue_notifications(array(
-    select n
-    from public.notifications n
-    where n.status = 'pending'
-      and n.scheduled_for <= at
-      and not exists (
-        select
-        from public.message_queue q
-        where q.organization_id = n.organization_id and q.idempotency_key = 'notification:' || n.id || ':' || n.version
-      )
-    order by n.scheduled_for
-    limit batch_size
-  ));
+  loop
+    -- Tenants take turns: one that has thousands to say at eight keeps nobody else waiting.
+    due := array(
+      select row(n.*)::public.notifications
+      from (
+        select turn.organization_id, turn.id
+        from public.organizations o
+        cross join lateral (
+          select first.organization_id, first.id, first.scheduled_for, row_number() over (order by first.scheduled_for, first.id) as place
+          from (
+            select w.organization_id, w.id, w.scheduled_for
+            from public.notifications w
+            where w.organization_id = o.id
+              and w.status = 'pending'
+              and w.enqueued_version is distinct from w.version
+              and w.scheduled_for <= at
+            order by w.organization_id, w.scheduled_for, w.id
+            limit share
+          ) first
+        ) turn
+        order by turn.place, turn.scheduled_for, turn.id
+        limit batch_size
+      ) next
+      join public.notifications n on n.organization_id = next.organization_id and n.id = next.id
+      where n.status = 'pending' and n.enqueued_version is distinct from n.version and n.scheduled_for <= at
+      -- What is being moved at this moment is looked at the next time.
+      for no key update of n skip locked
+    );
+    exit when cardinality(due) = 0;
+    enqueued := enqueued + private.enqueue_notifications(due);
+    exit when clock_timestamp() > started_at + interval '250 milliseconds';
+  end loop;
+  return enqueued;
 end;
 $$;
-comment on function private.enqueue_due_notifications(timestamptz, int) is 'A job for each notification whose time has come; returns how many.';
+comment on function private.enqueue_due_notifications(timestamptz, int) is
+  'A job for each notification whose time has come, tenants in turns, for a quarter of a second at most; returns how many.';
 
 create function private.add_notification(wanted public.notifications)
 returns public.notifications

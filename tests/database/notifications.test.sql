@@ -1041,6 +1041,28 @@ update public.notifications set scheduled_for = pg_temp.day(84, '16:00') where b
 select is(pg_temp.strike(pg_temp.day(84, '15:00')), 'moved', 'what is moved after its job came is not sent at the old time');
 select is(pg_temp.strike(pg_temp.day(84, '16:00')), 'sent', 'but at the new one');
 
+-- Many at one time --------------------------------------------------------------------------------------------------------
+delete from public.message_queue where job_type = 'send_notification';
+update public.notifications set status = 'cancelled' where status = 'pending';
+insert into public.notifications (organization_id, contact_id, type, scheduled_for)
+select pg_temp.clinic(), pg_temp.maria(), 'other'::public.notification_type, now() - interval '1 minute' from generate_series(1, 1200)
+union all
+select tests.the('petshop', 'organization_id'), tests.the('petshop', 'contact_id'), 'other', now() - interval '30 seconds';
+create function pg_temp.has_jobs(tenant text)
+returns bigint
+language sql
+as $$
+  select count(*) from public.message_queue q
+  where q.job_type = 'send_notification' and q.organization_id = tests.the(tenant, 'organization_id')
+$$;
+select cmp_ok(private.enqueue_due_notifications(now(), 10), '>=', 10::bigint, 'of very many that are due at once some have their jobs');
+select is(pg_temp.has_jobs('petshop'), 1::bigint, 'and another tenant''s is among them');
+select private.enqueue_due_notifications() from generate_series(1, 20);
+select is(pg_temp.has_jobs('clinic'), 1200::bigint, 'in the end each has one');
+select is(private.enqueue_due_notifications(), 0::bigint, 'and no other');
+delete from public.notifications where type = 'other' and status = 'pending';
+delete from public.message_queue where job_type = 'send_notification';
+
 -- Told by people ----------------------------------------------------------------------------------------------------------
 -- Another transaction, in which Maria did nothing herself.
 select set_config('balcao.customer_is_told', '', true);
