@@ -159,6 +159,10 @@ begin
   end if;
   -- The contact first, as everywhere; then a second call with the same client_message_id sees the first one's message.
   conversation := private.lock_conversation(organization_id, conversation_id);
+  -- By these the system knows what it has said itself.
+  perform private.require_sendable(
+    client_message_id ~ '^(?:notification|answer|flow):' is not true, 'client_message_id',
+    'A client_message_id does not begin with notification:, answer: or flow:');
   message := private.message_of_client(organization_id, conversation_id, client_message_id);
   if message.id is not null then
     return message;

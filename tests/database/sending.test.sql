@@ -216,6 +216,8 @@ select lives_ok(
   format($$ select pg_temp.send('file', null, null, 'image', '{"path": "media/%s/outgoing/Foto de perfil (1).png"}') $$, tests.the('clinic', 'organization_id')),
   'but not a file of its own');
 select throws_ok($$ select pg_temp.send('x', 'Oi', repeat('x', 129)) $$, 'BL205', null, 'a client id without end');
+select throws_ok(format($$ select pg_temp.send('x', 'Oi', %L) $$, id), 'BL205', null, 'the id of what the system says itself: ' || id)
+from unnest('{notification:1,answer:1,flow:1}'::text[]) id;
 select throws_ok($$ select pg_temp.send('x', 'Oi', null, 'text', '[1]') $$, 'BL205', null, 'a payload that is no object');
 select throws_ok($$ select pg_temp.send('x', 'Oi', null, 'text', jsonb_build_object('preview_url', repeat('x', 70000))) $$, 'BL205', null, 'nor of any use');
 select throws_ok($$ select pg_temp.send('x', null, null, 'unsupported') $$, 'BL205', null, 'and a type that nobody can send');
