@@ -3,7 +3,8 @@ import { fold } from './match-answer.ts'
 
 export type GlobalWord = 'restart' | 'end' | 'human' | 'thanks'
 
-const WORDS: Record<GlobalWord, readonly string[]> = {
+/** Thanks are no question either: private.wants_an_answer() in the database has the same ones. */
+export const WORDS: Record<GlobalWord, readonly string[]> = {
   restart: [
     'menu',
     'menu principal',
@@ -38,10 +39,14 @@ const WORDS: Record<GlobalWord, readonly string[]> = {
     'muito obrigada',
     'brigado',
     'brigada',
+    'ok obrigado',
+    'ok obrigada',
     'obg',
     'valeu',
+    'vlw',
     'grato',
     'grata',
+    'agradeco',
     'tchau',
   ],
 }
