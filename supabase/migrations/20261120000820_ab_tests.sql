@@ -187,6 +187,27 @@ $$;
 comment on function private.tested_template(public.message_templates, uuid, timestamptz) is
   'A template''s text for a contact: while a test runs on it, the contact''s variant.';
 
+create function private.unassign_variants(organization_id uuid, contact_id uuid, assigned_at timestamptz)
+returns void
+language plpgsql
+volatile
+set search_path = ''
+as $$
+begin
+  delete from public.ab_test_assignments s
+  using public.ab_tests t
+  where s.organization_id = unassign_variants.organization_id
+    and s.contact_id = unassign_variants.contact_id
+    and s.assigned_at = unassign_variants.assigned_at
+    and s.converted_at is null
+    and t.organization_id = s.organization_id
+    and t.id = s.ab_test_id
+    and t.template_id is not null;
+end;
+$$;
+comment on function private.unassign_variants(uuid, uuid, timestamptz) is
+  'A template''s text that was to be shown to a contact at that moment was not: it takes no part in the counting.';
+
 create function private.count_conversions(organization_id uuid, contact_id uuid, at timestamptz default now())
 returns void
 language plpgsql

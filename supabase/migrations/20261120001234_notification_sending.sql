@@ -543,6 +543,7 @@ begin
       when sqlstate 'BL106' or sqlstate 'BL107' or sqlstate 'BL205' then
         get stacked diagnostics refused = pg_exception_detail;
         refused := refused::jsonb ->> 'error';
+        perform private.unassign_variants(notification.organization_id, notification.contact_id, at);
     end;
   end if;
   update public.notifications n
@@ -664,3 +665,21 @@ create trigger messages_900_fail_notification
   after update of status on public.messages
   for each row when (new.status = 'failed' and old.status <> 'failed' and new.sender = 'system')
   execute function private.tg_messages__fail_notification();
+
+create function private.tg_notifications__unassign_variants()
+returns trigger
+language plpgsql
+volatile
+security definer -- whoever takes a notification back need not be allowed to write assignments
+set search_path = ''
+as $$
+begin
+  perform private.unassign_variants(new.organization_id, new.contact_id, old.sent_at);
+  return null;
+end;
+$$;
+comment on function private.tg_notifications__unassign_variants() is 'Trigger: a text that was taken back, or failed, was shown to nobody.';
+create trigger notifications_900_unassign_variants
+  after update of status on public.notifications
+  for each row when (old.status = 'sent' and new.status <> 'sent')
+  execute function private.tg_notifications__unassign_variants();
