@@ -27,30 +27,6 @@ end;
 $$;
 comment on function private.fold_words(text) is 'Lower case, without accents and punctuation; a thumb up is a yes.';
 
-create function private.wish_about_messages(said text)
-returns text
-language plpgsql
-immutable
-set search_path = ''
-as $$
-begin
-  return case
-    when said in (
-      'parar', 'pare', 'stop', 'sair da lista', 'quero sair da lista', 'me tire da lista', 'me remova da lista', 'remover da lista',
-      'nao quero mais receber', 'nao quero mais receber mensagens', 'nao quero receber mais', 'nao quero receber mais mensagens',
-      'nao quero receber mensagens', 'nao me mande mais mensagens', 'parar de receber', 'parar de receber mensagens',
-      'parar mensagens', 'descadastrar', 'descadastre', 'me descadastre', 'quero me descadastrar', 'cancelar inscricao'
-    ) then 'opt_out'
-    when said in (
-      'voltar', 'quero voltar', 'quero receber', 'quero voltar a receber', 'voltar a receber', 'voltar a receber mensagens',
-      'voltar para a lista'
-    ) then 'opt_in'
-  end;
-end;
-$$;
-comment on function private.wish_about_messages(text) is
-  'opt_out, opt_in or null, of a whole message that was folded: "não posso parar agora" is no wish.';
-
 create function private.without_courtesies(said text)
 returns text
 language plpgsql
@@ -65,6 +41,39 @@ begin
 end;
 $$;
 comment on function private.without_courtesies(text) is 'A folded message without its greeting and its thanks.';
+
+create function private.wish_about_messages(said text)
+returns text
+language plpgsql
+immutable
+set search_path = ''
+as $$
+declare
+  plain constant text := private.without_courtesies(said);
+begin
+  return case
+    when plain in (
+      'parar', 'pare', 'stop', 'sair da lista', 'quero sair da lista', 'me tire da lista', 'me remova da lista', 'remover da lista',
+      'nao quero mais receber', 'nao quero mais receber mensagens', 'nao quero receber mais', 'nao quero receber mais mensagens',
+      'nao quero receber mensagens', 'nao me mande mais mensagens', 'parar de receber', 'parar de receber mensagens',
+      'parar mensagens', 'descadastrar', 'descadastre', 'me descadastre', 'quero me descadastrar', 'cancelar inscricao', 'unsubscribe'
+    )
+      or plain ~ '^nao quero (?:receber )?mais (?:receber )?(?:as |essas |suas )?mensage(?:m|ns)$'
+      or plain ~ '^nao (?:me )?(?:mand|envi)(?:e|a|em) (?:mais )?(?:as |essas )?mensage(?:m|ns)(?: mais)?$'
+      or plain ~ '^nao (?:me )?(?:mand|envi)(?:e|a|em) mais nada$'
+      or plain ~ '^(?:quero que )?par(?:a|e|em|ar) de (?:me )?(?:mandar|enviar) (?:mais |as |essas )?mensage(?:m|ns)$'
+      or plain ~ '^quero parar de receber(?: (?:as |essas |suas )?mensage(?:m|ns))?$'
+      or plain ~ '^(?:me )?(?:tir(?:e|a|em)|remov(?:a|e|am)) (?:eu )?(?:da|dessa|desta|de sua) lista$'
+      then 'opt_out'
+    when plain in (
+      'voltar', 'quero voltar', 'quero receber', 'quero voltar a receber', 'voltar a receber', 'voltar a receber mensagens',
+      'voltar para a lista'
+    ) then 'opt_in'
+  end;
+end;
+$$;
+comment on function private.wish_about_messages(text) is
+  'opt_out, opt_in or null, of a whole message that was folded: "não posso parar agora" is no wish.';
 
 create function private.answer_in_words(type public.notification_type, said text, stars text)
 returns text
@@ -368,6 +377,8 @@ begin
           and other.id <> candidate.id
           and (other.booking_id = candidate.booking_id) is not true
           and other.id <> all (understood)
+          -- A grade is said of no visit that is to come.
+          and not (candidate.type = 'feedback' and other.type in ('reminder', 'confirmation', 'cancellation', 'waiting_list_offer'))
       )
       or private.is_talked_with(
         array[candidate.conversation_id, message.conversation_id], candidate.asked_message_id, message.organization_id, at);
@@ -447,7 +458,7 @@ begin
   loop
     claimed := null;
     -- A button of a campaign says "Parar" too; on one of a flow's or of a notification's it means what that asks.
-    wish := case when coalesce((said.message).metadata #>> '{interactive,id}', '') !~ '^(?:notification:|[a-z0-9_]*:.+[.][0-9a-z]+:)' then
+    wish := case when coalesce((said.message).metadata #>> '{interactive,id}', '') !~ '^(?:notification:|[a-z0-9_]*:[^:]+[.][0-9a-z]+:[0-9]+$)' then
       private.wish_about_messages(private.fold_words((said.message).content))
     end;
     if wish is not null then

@@ -742,6 +742,11 @@ select is(v.satisfaction_score, 5, 'it is the conversation''s score') from publi
 select is(n.answer, '5', 'and the answer') from pg_temp.of_type(pg_temp.the('visited'), 'feedback') n;
 select is(pg_temp.says('2 - Regular', 'notification:' || (pg_temp.of_type(pg_temp.the('visited'), 'feedback')).id || ':2'), 'scored', 'who changes his mind');
 select alike((pg_temp.last_words()).content, '%Sentimos muito%', 'is heard');
+update public.notifications set answer = null where type = 'feedback';
+select pg_temp.reminded('next visit', pg_temp.day(125, '09:00'));
+select is(pg_temp.says('2'), 'scored', 'a grade after the next visit''s reminder is about the last one');
+select is(pg_temp.status(pg_temp.the('next visit')), 'scheduled', 'and nothing to the reminder');
+select pg_temp.no_questions();
 select is(private.answer_in_words('feedback', private.fold_words(said), said), score, format('"%s" is %s', said, score))
 from (values ('5', '5'), ('cinco', '5'), ('Nota 4!', '4'), ('3 estrelas', '3'), ('⭐⭐⭐⭐', '4'), ('👍', null::text), ('6', null), ('0', null), ('10', null), ('5 minutos de atraso', null)) s (said, score);
 
@@ -820,7 +825,10 @@ select is(private.wish_about_messages(private.fold_words(said)), wish, format('"
 from (values
   ('Parar', 'opt_out'), ('PARAR.', 'opt_out'), ('sair da lista', 'opt_out'), ('Não quero mais receber', 'opt_out'), ('nao quero mais receber mensagens', 'opt_out'),
   ('Descadastrar', 'opt_out'), ('  stop ', 'opt_out'), ('não posso parar agora', null::text), ('posso parar o remédio?', null), ('sair', null), ('quero sair daqui', null),
-  ('Voltar', 'opt_in'), ('quero voltar a receber', 'opt_in'), ('vou voltar amanhã', null)
+  ('Não quero mais mensagens', 'opt_out'), ('parar por favor', 'opt_out'), ('Por favor, parar', 'opt_out'), ('para de mandar mensagem', 'opt_out'),
+  ('Pare de me mandar mensagem!', 'opt_out'), ('não me envie mais mensagens', 'opt_out'), ('me tira da lista', 'opt_out'), ('Quero parar de receber', 'opt_out'),
+  ('unsubscribe', 'opt_out'), ('não me mande mais nada', 'opt_out'), ('não recebi mais mensagens', null), ('pode parar de mandar o remédio', null), ('me mande mensagem', null),
+  ('tira dúvidas', null), ('não quero mais', null), ('Voltar', 'opt_in'), ('quero voltar a receber', 'opt_in'), ('vou voltar amanhã', null)
 ) w (said, wish);
 select is(pg_temp.says('Parar', at => now() - interval '3 days'), 'nothing', 'a wish that is heard days late');
 select is(opted_out_at, null, 'does not undo a later one') from public.contacts where id = pg_temp.maria();
@@ -937,6 +945,27 @@ select is(pg_temp.says('Parar', 'step:nonce.1:0'), 'nothing', '"Parar" as an opt
 select is(pg_temp.says('Parar', 'campaign-stop'), 'opted_out', 'as a button of a campaign it is an opt-out');
 select isnt(opted_out_at, null, 'like the word') from public.contacts where id = pg_temp.maria();
 update public.contacts set opted_out_at = null, opted_in_at = null where id = pg_temp.maria();
+select is(pg_temp.says('Parar', 'campaign:promo.1:stop'), 'opted_out', 'whatever the campaign calls it');
+update public.contacts set opted_out_at = null, opted_in_at = null where id = pg_temp.maria();
+
+-- A variant of a test is shown when it is said ----------------------------------------------------------------------------
+delete from private.unanswered_sends;
+insert into public.message_templates (organization_id, name, category, template, is_default) values (pg_temp.clinic(), 'Lembrete em teste', 'reminder', 'Lembrete: {{quando}}', true);
+insert into public.ab_tests (organization_id, name, template_id, variant_a, variant_b, start_date)
+select t.organization_id, 'Qual lembrete', t.id, 'A: {{quando}}', 'B: {{quando}}', now() - interval '1 day' from public.message_templates t where t.name = 'Lembrete em teste';
+create function pg_temp.assigned()
+returns bigint
+language sql
+as $$ select count(*) from public.ab_test_assignments s join public.ab_tests t on t.id = s.ab_test_id where t.name = 'Qual lembrete' $$;
+select pg_temp.queued('in a test', pg_temp.day(130, '09:00'));
+select matches((pg_temp.last_words()).content, '^[AB]: ', 'one of two texts');
+select is(pg_temp.assigned(), 1::bigint, 'is noted');
+update public.contacts set opted_out_at = now() where id = pg_temp.maria();
+select is(pg_temp.goes_out(), 'superseded', 'unless it does not leave');
+select is(pg_temp.assigned(), 0::bigint, 'then it was shown to nobody');
+update public.contacts set opted_out_at = null where id = pg_temp.maria();
+update public.message_templates set is_default = false where name = 'Lembrete em teste';
+delete from private.unanswered_sends;
 
 -- Follow-ups ------------------------------------------------------------------------------------------------------------
 select pg_temp.as_member('attendant');
