@@ -1335,10 +1335,12 @@ export type Database = {
           'contact_id': string
           'conversation_id': string | null
           'created_at': string
+          'enqueued_version': number | null
           'followup_id': string | null
           'id': string
           'message': string | null
           'message_id': string | null
+          'needed_by': string | null
           'offset_minutes': number | null
           'organization_id': string
           'reason': string | null
@@ -1360,10 +1362,12 @@ export type Database = {
           'contact_id': string
           'conversation_id'?: string | null
           'created_at'?: string
+          'enqueued_version'?: number | null
           'followup_id'?: string | null
           'id'?: string
           'message'?: string | null
           'message_id'?: string | null
+          'needed_by'?: string | null
           'offset_minutes'?: number | null
           'organization_id'?: string
           'reason'?: string | null
@@ -1384,10 +1388,12 @@ export type Database = {
           'contact_id'?: string
           'conversation_id'?: string | null
           'created_at'?: string
+          'enqueued_version'?: number | null
           'followup_id'?: string | null
           'id'?: string
           'message'?: string | null
           'message_id'?: string | null
+          'needed_by'?: string | null
           'offset_minutes'?: number | null
           'organization_id'?: string
           'reason'?: string | null
@@ -2755,10 +2761,12 @@ export type Database = {
           'contact_id': string
           'conversation_id': string | null
           'created_at': string
+          'enqueued_version': number | null
           'followup_id': string | null
           'id': string
           'message': string | null
           'message_id': string | null
+          'needed_by': string | null
           'offset_minutes': number | null
           'organization_id': string
           'reason': string | null
