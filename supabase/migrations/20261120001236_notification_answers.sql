@@ -4,7 +4,7 @@
 -- wrote them, while its visit is still to come or its offer open, and only if they can be meant for nothing else: people do
 -- not have the conversation, neither a flow nor anybody else had a question open before it, and since then we have said
 -- nothing but what belongs to it (our own "remarcar ou cancelar?" is its question too). Of two that understand the same word
--- none is guessed. All else, and whatever ends in a question mark, is for the flow, or for people.
+-- none is guessed. All else, and whatever has a question mark, is for the flow, or for people.
 --
 -- A tap does at once what its button says. Words that would cancel or move a visit are asked back first, by its name.
 --
@@ -310,6 +310,12 @@ begin
       and n.contact_id = message.contact_id
       and n.status = 'sent'
       and n.type in ('reminder', 'waiting_list_offer', 'feedback')
+      -- Before each one's question is looked for.
+      and (n.sent_at > at - interval '48 hours' or exists (
+        select
+        from private.notification_answers a
+        where a.organization_id = n.organization_id and a.notification_id = n.id and a.answered_at > at - interval '48 hours'
+      ))
       and greatest(n.sent_at, asked.answered_at) > at - interval '48 hours'
       and m.instance_id = message.instance_id
       and (private.could_read(m, answer_to_notification.message) or m.whatsapp_message_id = message.reply_to_whatsapp_message_id)
@@ -413,6 +419,7 @@ security definer -- whoever may store a message need not be allowed to write con
 set search_path = ''
 as $$
 declare
+  unsent record;
   said record;
   wish text;
   claimed private.claimed_answer;
@@ -422,25 +429,34 @@ begin
     return null;
   end if;
   -- Who writes first need not be asked why he does not.
-  perform private.cancel_notifications(array_agg(distinct n.id), n.organization_id, 'customer_wrote')
+  perform private.cancel_notifications(array_agg(n.id), n.organization_id, 'customer_wrote')
   from inserted i
   join public.notifications n
-    on n.organization_id = i.organization_id and n.contact_id = i.contact_id and n.followup_id is not null
+    on n.organization_id = i.organization_id and n.contact_id = i.contact_id and n.status = 'pending' and n.followup_id is not null
   join public.scheduled_followups f on f.organization_id = n.organization_id and f.id = n.followup_id and f.type = 'no_reply'
   where i.direction = 'inbound'
     and i.sender = 'contact'
     -- News of before it was planned, delivered late, is none; WhatsApp's clock need not be ours.
     and least(i.sent_at, i.created_at) > n.created_at - interval '1 minute'
-    and (
-      n.status = 'pending'
-      -- Said, but still in the house. What somebody else holds is asked again when it would leave.
-      or n.status = 'sent' and exists (
-        select
-        from public.messages m
-        where m.organization_id = n.organization_id and m.id = n.message_id and m.status = 'queued'
-      )
-    )
   group by n.organization_id;
+  -- Nor if he was, but it did not leave the house yet. What somebody else holds is asked again before it does.
+  for unsent in
+    select n.organization_id, n.id
+    from (
+      select w.organization_id, w.contact_id, max(least(w.sent_at, w.created_at)) as at
+      from inserted w
+      where w.direction = 'inbound' and w.sender = 'contact'
+      group by w.organization_id, w.contact_id
+    ) i
+    join public.notifications n
+      on n.organization_id = i.organization_id and n.contact_id = i.contact_id and n.status = 'sent' and n.followup_id is not null
+    join public.scheduled_followups f on f.organization_id = n.organization_id and f.id = n.followup_id and f.type = 'no_reply'
+    join public.messages m on m.organization_id = n.organization_id and m.id = n.message_id and m.status = 'queued'
+    where i.at > n.created_at - interval '1 minute'
+    for no key update of m skip locked
+  loop
+    perform private.cancel_notifications(array[unsent.id], unsent.organization_id, 'customer_wrote');
+  end loop;
 
   for said in
     select
