@@ -496,36 +496,41 @@ as $$
 declare
   became_due bigint;
 begin
-  update public.message_queue q
-  set is_due = true
-  where (q.organization_id, q.id) in (
+  -- Picked once, before: a LIMIT below an IN may be run again for each row.
+  with picked as materialized (
     select d.organization_id, d.id
     from public.message_queue d
     where not d.is_due and d.status in ('pending', 'failed') and d.run_at <= now()
     order by d.run_at
     limit 1000
     for update skip locked
-  );
+  )
+  update public.message_queue q
+  set is_due = true
+  from picked p
+  where q.organization_id = p.organization_id and q.id = p.id;
   get diagnostics became_due = row_count;
   if became_due = 1000 then
     -- One tenant's crowd may stand before all others: some of each of them.
     perform private.prepare_each_tenant();
   end if;
 
-  update public.message_queue q
-  set status = 'failed',
-      is_due = true,
-      locked_by = null,
-      lease_expires_at = null,
-      last_error = private.expired_lease(q)
-  where (q.organization_id, q.id) in (
+  with picked as materialized (
     select x.organization_id, x.id
     from public.message_queue x
     where x.status = 'processing' and x.lease_expires_at < now() and x.attempts < x.max_attempts
     order by x.lease_expires_at
     limit 1000
     for update skip locked
-  );
+  )
+  update public.message_queue q
+  set status = 'failed',
+      is_due = true,
+      locked_by = null,
+      lease_expires_at = null,
+      last_error = private.expired_lease(q)
+  from picked p
+  where q.organization_id = p.organization_id and q.id = p.id;
   perform private.bury_one_job();
 end;
 $$;

@@ -210,25 +210,29 @@ declare
   completed bigint;
   dead bigint;
 begin
-  delete from public.message_queue q
-  where (q.organization_id, q.id) in (
+  with picked as materialized (
     select c.organization_id, c.id
     from public.message_queue c
     where c.status = 'completed' and c.completed_at < now() - interval '1 day'
     order by c.completed_at
     limit batch_size
     for update skip locked
-  );
-  get diagnostics completed = row_count;
+  )
   delete from public.message_queue q
-  where (q.organization_id, q.id) in (
+  using picked p
+  where q.organization_id = p.organization_id and q.id = p.id;
+  get diagnostics completed = row_count;
+  with picked as materialized (
     select d.organization_id, d.id
     from public.message_queue d
     where d.status = 'dead' and d.completed_at < now() - interval '30 days'
     order by d.completed_at
     limit batch_size
     for update skip locked
-  );
+  )
+  delete from public.message_queue q
+  using picked p
+  where q.organization_id = p.organization_id and q.id = p.id;
   get diagnostics dead = row_count;
   return completed + dead;
 end;

@@ -192,16 +192,18 @@ as $$
 declare
   expired bigint;
 begin
-  update public.flow_sessions s
-  set status = 'expired', completed_at = now(), wakes_at = null, version = s.version + 1
-  where (s.organization_id, s.id) in (
+  with picked as materialized (
     select e.organization_id, e.id
     from public.flow_sessions e
     where not e.is_completed and e.expires_at <= now()
     order by e.expires_at
     limit batch_size
     for update skip locked
-  );
+  )
+  update public.flow_sessions s
+  set status = 'expired', completed_at = now(), wakes_at = null, version = s.version + 1
+  from picked p
+  where s.organization_id = p.organization_id and s.id = p.id;
   get diagnostics expired = row_count;
   return expired;
 end;

@@ -741,15 +741,17 @@ as $$
 declare
   deleted bigint;
 begin
-  delete from public.webhook_deliveries d
-  where (d.organization_id, d.id) in (
+  with picked as materialized (
     select o.organization_id, o.id
     from public.webhook_deliveries o
     where o.created_at < now() - interval '30 days'
     order by o.created_at
     limit batch_size
     for update skip locked
-  );
+  )
+  delete from public.webhook_deliveries d
+  using picked p
+  where d.organization_id = p.organization_id and d.id = p.id;
   get diagnostics deleted = row_count;
   return deleted;
 end;
