@@ -14,7 +14,8 @@ import { outliveLostConnections } from '../local/lost-connection.ts'
 import { cliEnvironment, supabaseCli } from '../local/migrations.ts'
 import { type Finished, isAlive, ProcessTable, stopOrphan } from '../local/processes.ts'
 import { PROJECT_DIR } from '../local/environment.ts'
-import { clearAfterCrash, type Stack, startStack } from '../local/stack.ts'
+import { clearAfterCrash, type Stack, type StackOptions, startStack } from '../local/stack.ts'
+import { copyDataDirectory, PREPARED } from './support/own-stack.ts'
 import { watchPgCron } from './support/pg-cron.ts'
 import { checkFunctions, runDatabaseTests } from './support/pgtap.ts'
 import { indent, type Outcome, sum } from './support/report.ts'
@@ -24,46 +25,49 @@ import { outcomeOfTap } from './support/tap.ts'
 interface Section {
   /** False for what only some servers can do; it runs when it is named. */
   byDefault: boolean
-  needsStack: boolean
-  run: (stack: () => Promise<Stack>) => Promise<Outcome>
+  /** How many it uses at most. */
+  stacks: number
+  run: (stacks: () => Promise<[Stack, ...Stack[]]>) => Promise<Outcome>
 }
 
 const TEMPORARY = 'balcao-test-'
+/** In which integration tests run side by side: half of the time a test waits, and two cores are everywhere. */
+const LANES = 2
 const interrupted = new AbortController()
 const hurry = new AbortController()
 const processes = new ProcessTable({}, () => undefined)
 
 const sections: Record<string, Section> = {
-  types: { byDefault: true, needsStack: false, run: checkTypes },
-  lint: { byDefault: true, needsStack: false, run: lint },
-  functions: { byDefault: true, needsStack: false, run: testFunctions },
-  advisors: { byDefault: true, needsStack: true, run: async (stack) => await askAdvisors(await stack()) },
-  drift: { byDefault: true, needsStack: true, run: async (stack) => await checkDrift(await stack()) },
+  types: { byDefault: true, stacks: 0, run: checkTypes },
+  lint: { byDefault: true, stacks: 0, run: lint },
+  functions: { byDefault: true, stacks: 0, run: testFunctions },
+  advisors: { byDefault: true, stacks: 1, run: async (stacks) => await askAdvisors((await stacks())[0]) },
+  drift: { byDefault: true, stacks: 1, run: async (stacks) => await checkDrift((await stacks())[0]) },
   database: {
     byDefault: true,
-    needsStack: true,
-    run: async (stack) => await runDatabaseTests(PROJECT_DIR, (await stack()).urls),
+    stacks: 1,
+    run: async (stacks) => await runDatabaseTests(PROJECT_DIR, (await stacks())[0].urls),
   },
   'plpgsql-check': {
     byDefault: false,
-    needsStack: true,
-    run: async (stack) => await checkFunctions((await stack()).urls),
+    stacks: 1,
+    run: async (stacks) => await checkFunctions((await stacks())[0].urls),
   },
   'pg-cron': {
     byDefault: false,
-    needsStack: true,
-    run: async (stack) => await watchPgCron(await stack(), interrupted.signal),
+    stacks: 1,
+    run: async (stacks) => await watchPgCron((await stacks())[0], interrupted.signal),
   },
   integration: {
     byDefault: true,
-    needsStack: true,
-    run: async (stack) => await runVitest(await stack(), 'tests/integration/', 'types/'),
+    stacks: LANES,
+    run: async (stacks) => await runVitest(await stacks(), 'tests/integration/', 'types/'),
   },
   /** Pages, looked at by Chromium. */
   browser: {
     byDefault: false,
-    needsStack: true,
-    run: async (stack) => await runVitest(await stack(), 'tests/browser/'),
+    stacks: 1,
+    run: async (stacks) => await runVitest([(await stacks())[0]], 'tests/browser/'),
   },
 }
 
@@ -86,21 +90,22 @@ async function main(names: string[]): Promise<number> {
   )
   await sweep()
   const outcomes: Outcome[] = []
-  const stack = chosen.some(([, { needsStack }]) => needsStack) ? startTestStack() : null
-  // Whoever needs it will hear of its failure; until then it is nobody's.
-  stack?.ready.catch(() => undefined)
+  const needed = Math.max(0, ...chosen.map(([, { stacks }]) => stacks))
+  const stacks = needed > 0 ? startTestStacks(needed) : null
+  // Whoever needs them will hear of their failure; until then it is nobody's.
+  stacks?.ready.catch(() => undefined)
   try {
     for (const [name, { run }] of chosen) {
       interrupted.signal.throwIfAborted()
       outcomes.push(
-        await runSection(name, () => run(() => stack?.ready ?? Promise.reject(new Failure('No stack.')))),
+        await runSection(name, () => run(() => stacks?.ready ?? Promise.reject(new Failure('No stack.')))),
       )
     }
   } catch (error) {
     console.error(messageOf(error))
     if (!interrupted.signal.aborted) outcomes.push({ passed: 0, failures: [messageOf(error)] })
   } finally {
-    await stack?.remove()
+    await stacks?.remove()
   }
   const { passed, failures } = sum(outcomes)
   if (interrupted.signal.aborted) return 130
@@ -125,29 +130,52 @@ async function runSection(name: string, run: () => Promise<Outcome>): Promise<Ou
   return outcome
 }
 
-// The stack under test ------------------------------------------------------------------------------------------------
+// The stacks under test -----------------------------------------------------------------------------------------------
 
-/** All that a run makes lies in one folder: its stack, and the stacks that its tests start. */
-function startTestStack(): { ready: Promise<Stack>; remove: () => Promise<void> } {
+/** All that a run makes lies in one folder: its stacks, and those that its tests start. */
+function startTestStacks(count: number): { ready: Promise<[Stack, ...Stack[]]>; remove: () => Promise<void> } {
   const folder = mkdtemp(join(tmpdir(), TEMPORARY))
-  const ready = folder.then(async (path) => {
-    // Postgres runs as another user when we are root, and must pass through.
-    await chmod(path, 0o711)
-    return await startStack({
-      dataDir: join(path, 'stack'),
+  const databaseUrl = process.env.BALCAO_DB_URL || undefined
+  const started: Stack[] = []
+  const start = async (name: string, options: Partial<StackOptions> = {}): Promise<Stack> => {
+    const stack = await startStack({
+      dataDir: join(await folder, name),
       apiPort: 0,
       dbPort: 0,
-      databaseUrl: process.env.BALCAO_DB_URL || undefined,
+      databaseUrl,
       // The receivers of outgoing webhooks in the tests are on this machine.
       functionsEnvironment: { BALCAO_ALLOW_LOOPBACK_WEBHOOKS: 'true' },
       signal: interrupted.signal,
       hurry: hurry.signal,
+      ...options,
     })
-  })
+    started.push(stack)
+    return stack
+  }
+  const startAll = async (): Promise<[Stack, ...Stack[]]> => {
+    // Postgres runs as another user when we are root, and must pass through.
+    await chmod(await folder, 0o711)
+    // Of a server that is not ours there is one.
+    if (count === 1 || databaseUrl !== undefined) return [await start('stack')]
+    // Nothing has happened in it: it had no ticker.
+    const prepared = await start(PREPARED, { ticker: false })
+    await prepared.stop()
+    const startCopy = async (name: string): Promise<Stack> => {
+      await copyDataDirectory(prepared.dataDir, join(await folder, name))
+      return await start(name)
+    }
+    const first = startCopy('stack')
+    const others = Array.from({ length: count - 1 }, (_, index) => startCopy(`stack-${index + 2}`))
+    // One that fails leaves none behind that is still starting.
+    await Promise.allSettled([first, ...others])
+    return [await first, ...await Promise.all(others)]
+  }
+  const ready = startAll()
   return {
     ready,
     remove: async () => {
-      await ready.then((stack) => stack.stop(), () => undefined)
+      await ready.catch(() => undefined)
+      await Promise.all(started.map((stack) => stack.stop()))
       await clear(await folder)
     },
   }
@@ -271,8 +299,8 @@ const vitestReport = z.object({
   })),
 })
 
-async function runVitest(stack: Stack, ...folders: string[]): Promise<Outcome> {
-  const report = join(stack.dataDir, 'vitest.json')
+async function runVitest(stacks: [Stack, ...Stack[]], ...folders: string[]): Promise<Outcome> {
+  const report = join(stacks[0].dataDir, 'vitest.json')
   const finished = await run({
     ...node(
       'vitest/vitest.mjs',
@@ -283,7 +311,7 @@ async function runVitest(stack: Stack, ...folders: string[]): Promise<Outcome> {
       '--reporter=json',
       `--outputFile=${report}`,
     ),
-    env: { ...process.env, ...describe(stack) },
+    env: { ...process.env, ...describe(...stacks) },
   })
   if (!existsSync(report)) return { passed: 0, failures: [output('vitest', finished)] }
   const { numPassedTests, testResults } = vitestReport.parse(JSON.parse(await readFile(report, 'utf8')))
@@ -304,8 +332,8 @@ async function runVitest(stack: Stack, ...folders: string[]): Promise<Outcome> {
   return { passed: numPassedTests, failures }
 }
 
-function describe({ urls, keys, dataDir }: Stack): Record<string, string> {
-  return { [RUNNING_STACK]: JSON.stringify({ urls, keys, dataDir }) }
+function describe(...stacks: Stack[]): Record<string, string> {
+  return { [RUNNING_STACK]: JSON.stringify(stacks.map(({ urls, keys, dataDir }) => ({ urls, keys, dataDir }))) }
 }
 
 // Tools ---------------------------------------------------------------------------------------------------------------

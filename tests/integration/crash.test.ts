@@ -1,13 +1,11 @@
 // What Meta was told is stored is stored: Postgres is killed in the middle of 2,000 messages.
 
-import { mkdtemp, rm } from 'node:fs/promises'
-import { tmpdir } from 'node:os'
-import { join } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
 import postgres from 'postgres'
 import { afterAll, beforeAll, expect, test } from 'vitest'
-import { type Stack, startStack } from '../../local/stack.ts'
+import type { Stack } from '../../local/stack.ts'
 import { aTextMessage, bySenders, metaWebhook } from '../support/meta.ts'
+import { startOwnStack } from '../support/own-stack.ts'
 import { aTenant, connectNumber } from '../support/tenants.ts'
 
 const MESSAGES = 2000
@@ -17,18 +15,13 @@ const SENDERS = 12
 const DEATHS = [500, 1200]
 const PATIENCE_MS = 90_000
 
-let dataDir = ''
 let stack: Stack
 
 beforeAll(async () => {
-  dataDir = await mkdtemp(join(tmpdir(), 'balcao-crash-'))
-  stack = await startStack({ dataDir, apiPort: 0, dbPort: 0 })
+  stack = await startOwnStack()
 })
 
-afterAll(async () => {
-  await stack?.stop()
-  await rm(dataDir, { recursive: true, force: true })
-})
+afterAll(() => stack?.stop())
 
 test('2,000 messages survive two kill -9 of Postgres, each once', async () => {
   const clinic = await aTenant(stack, 'Clínica Que Não Cai')

@@ -3,14 +3,11 @@
 
 import { randomUUID } from 'node:crypto'
 import { readdirSync, readFileSync } from 'node:fs'
-import { mkdtemp, rm } from 'node:fs/promises'
-import { tmpdir } from 'node:os'
-import { join } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
 import postgres from 'postgres'
 import { afterAll, beforeAll, describe, expect, test } from 'vitest'
 import { z } from 'zod'
-import { type Stack, startStack } from '../../local/stack.ts'
+import type { Stack } from '../../local/stack.ts'
 import {
   businessError,
   buttonsPayload,
@@ -25,6 +22,7 @@ import { aProfessional, aService, at, book, dayAhead, same } from '../support/ag
 import { aWaId, hurry, seen } from '../support/conversations.ts'
 import { metaOf } from '../support/graph.ts'
 import { aTextMessage, metaWebhook } from '../support/meta.ts'
+import { startOwnStack } from '../support/own-stack.ts'
 import { eventually } from '../support/processes.ts'
 import { seeded, testSeed } from '../support/seeded.ts'
 import { asAdminOf, asAttendantOf, aTenant, type ConnectedNumber, connectNumber, type Tenant, valueOf } from '../support/tenants.ts'
@@ -37,7 +35,6 @@ const HOUR = /\b(\d{1,2})h(\d{2})?$/
 
 const seed = testSeed()
 
-let dataDir = ''
 let stack: Stack
 let clinic: Tenant
 let number: ConnectedNumber
@@ -75,8 +72,7 @@ const RECEPTION: FlowDefinition = {
 }
 
 beforeAll(async () => {
-  dataDir = await mkdtemp(join(tmpdir(), 'balcao-flows-'))
-  stack = await startStack({ dataDir, apiPort: 0, dbPort: 0 })
+  stack = await startOwnStack()
   clinic = await aTenant(stack, 'Clínica Automática', ['attendant', 'admin'])
   number = await connectNumber(clinic)
   service = await aService(clinic)
@@ -84,10 +80,7 @@ beforeAll(async () => {
   flow = await aFlow(RECEPTION)
 })
 
-afterAll(async () => {
-  await stack?.stop()
-  await rm(dataDir, { recursive: true, force: true })
-})
+afterAll(() => stack?.stop())
 
 const meta = () => metaOf(stack)
 

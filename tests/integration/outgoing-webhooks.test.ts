@@ -9,7 +9,6 @@ import { Webhook } from 'standardwebhooks'
 import postgres from 'postgres'
 import { afterAll, beforeAll, describe, expect, onTestFinished, test } from 'vitest'
 import { z } from 'zod'
-import { startStack } from '../../local/stack.ts'
 import {
   businessError,
   type Tables,
@@ -21,7 +20,7 @@ import {
 import { aConversation, aWaId, messageNow, seen, write } from '../support/conversations.ts'
 import { metaOf } from '../support/graph.ts'
 import { aTextMessage, bySenders, metaWebhook } from '../support/meta.ts'
-import { temporaryDataDir } from '../support/processes.ts'
+import { startOwnStack } from '../support/own-stack.ts'
 import {
   aReceiver,
   aSilentPort,
@@ -680,9 +679,7 @@ test('a secret is in the one answer that shows it: in no table, no log and no ot
 // Addresses ---------------------------------------------------------------------------------------------------------------
 
 test('without the allowance of the tests nothing goes to this machine or into its network, however it got there', async () => {
-  const { path, remove } = temporaryDataDir()
-  onTestFinished(remove)
-  const stack = await startStack({ dataDir: path, apiPort: 0, dbPort: 0 })
+  const stack = await startOwnStack()
   onTestFinished(() => stack.stop())
   const admin = postgres(stack.urls.admin, { max: 1, onnotice: () => undefined })
   onTestFinished(() => admin.end({ timeout: 1 }))

@@ -5,14 +5,12 @@
 
 import { type ChildProcess, fork } from 'node:child_process'
 import { randomUUID } from 'node:crypto'
-import { mkdtemp, rm } from 'node:fs/promises'
-import { tmpdir } from 'node:os'
-import { join } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { fileURLToPath } from 'node:url'
 import postgres from 'postgres'
 import { afterAll, beforeAll, expect, test } from 'vitest'
-import { type Stack, startStack } from '../../local/stack.ts'
+import type { Stack } from '../../local/stack.ts'
+import { startOwnStack } from '../support/own-stack.ts'
 import { type Assignment, type Complaint, type NewJob, type Order, PROOF_SCHEMA } from '../support/queue-proof.ts'
 import { seeded, testSeed } from '../support/seeded.ts'
 import { asPlatform, type Client } from '../support/tenants.ts'
@@ -55,13 +53,11 @@ const jobs = Array.from({ length: JOBS }, (_, number): NewJob => {
   }
 })
 
-let dataDir = ''
 let stack: Stack
 let platform: Client
 
 beforeAll(async () => {
-  dataDir = await mkdtemp(join(tmpdir(), 'balcao-queue-crash-'))
-  stack = await startStack({ dataDir, apiPort: 0, dbPort: 0, ticker: false })
+  stack = await startOwnStack({ ticker: false })
   platform = asPlatform(stack)
   await inDatabase(async (sql) => {
     await sql.unsafe(PROOF_SCHEMA)
@@ -76,7 +72,6 @@ afterAll(async () => {
   isOver = true
   for (const child of children) child.kill('SIGKILL')
   await stack?.stop()
-  await rm(dataDir, { recursive: true, force: true })
 })
 
 /** For before and after: while Postgres is killed this process speaks HTTP only. */

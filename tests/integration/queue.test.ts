@@ -4,13 +4,11 @@
 // BALCAO_TEST_SEED repeats the random operations at the end.
 
 import { randomUUID } from 'node:crypto'
-import { mkdtemp, rm } from 'node:fs/promises'
-import { tmpdir } from 'node:os'
-import { join } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
 import postgres from 'postgres'
 import { afterAll, beforeAll, beforeEach, describe, expect, test } from 'vitest'
-import { type Stack, startStack } from '../../local/stack.ts'
+import type { Stack } from '../../local/stack.ts'
+import { startOwnStack } from '../support/own-stack.ts'
 import { codeOf } from '../support/queue-proof.ts'
 import { seeded, testSeed } from '../support/seeded.ts'
 
@@ -32,7 +30,6 @@ interface ClaimOptions {
   lease?: string
 }
 
-let dataDir = ''
 let stack: Stack
 /** As the owner of the tables, who can look into them and move time. */
 let admin: postgres.Sql
@@ -40,8 +37,7 @@ let admin: postgres.Sql
 let sql: postgres.Sql
 
 beforeAll(async () => {
-  dataDir = await mkdtemp(join(tmpdir(), 'balcao-queue-'))
-  stack = await startStack({ dataDir, apiPort: 0, dbPort: 0, ticker: false })
+  stack = await startOwnStack({ ticker: false })
   admin = postgres(stack.urls.admin, { max: 2, onnotice: () => undefined })
   sql = postgres(stack.urls.database, {
     max: CONNECTIONS,
@@ -56,7 +52,6 @@ afterAll(async () => {
   await sql?.end({ timeout: 1 })
   await admin?.end({ timeout: 1 })
   await stack?.stop()
-  await rm(dataDir, { recursive: true, force: true })
 })
 
 async function aClinic(id: string = randomUUID()): Promise<string> {

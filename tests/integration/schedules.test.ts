@@ -8,9 +8,9 @@ import { Cron } from 'croner'
 import postgres from 'postgres'
 import { afterAll, beforeAll, describe, expect, onTestFinished, test } from 'vitest'
 import { z } from 'zod'
-import { type Stack, startStack } from '../../local/stack.ts'
+import type { Stack } from '../../local/stack.ts'
 import { seen } from '../support/conversations.ts'
-import { temporaryDataDir } from '../support/processes.ts'
+import { startOwnStack } from '../support/own-stack.ts'
 import { runningStack } from '../support/running-stack.ts'
 import { seeded, testSeed } from '../support/seeded.ts'
 
@@ -19,17 +19,10 @@ const CRON_SECRET = `cron-${randomUUID()}`
 const YEARLY = '0 0 1 1 *'
 
 const running = postgres(runningStack().urls.admin, { max: 1, onnotice: () => undefined })
-const own = temporaryDataDir()
 let stack: Stack
 let sql: postgres.Sql
 beforeAll(async () => {
-  stack = await startStack({
-    dataDir: own.path,
-    apiPort: 0,
-    dbPort: 0,
-    ticker: false,
-    functionsEnvironment: { BALCAO_CRON_SECRET: CRON_SECRET },
-  })
+  stack = await startOwnStack({ ticker: false, functionsEnvironment: { BALCAO_CRON_SECRET: CRON_SECRET } })
   sql = postgres(stack.urls.admin, { max: 3, onnotice: () => undefined })
   // What comes with the migrations has never run here: none of that is of interest to a test.
   await sql`update private.schedules set is_active = false`
@@ -38,7 +31,6 @@ afterAll(async () => {
   await running.end({ timeout: 1 })
   await sql?.end({ timeout: 1 })
   await stack?.stop()
-  await own.remove()
 })
 
 type Action = { command: string } | { function_name: string }

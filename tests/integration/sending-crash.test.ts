@@ -4,16 +4,14 @@
 // BALCAO_TEST_SEED repeats the plan of a run: who dies after how many messages, and when Meta hangs up.
 
 import { randomUUID } from 'node:crypto'
-import { mkdtemp, rm } from 'node:fs/promises'
-import { tmpdir } from 'node:os'
-import { join } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
 import postgres from 'postgres'
 import { afterAll, beforeAll, expect, test } from 'vitest'
 import { z } from 'zod'
-import { type Stack, startStack } from '../../local/stack.ts'
+import type { Stack } from '../../local/stack.ts'
 import { aConversation, type Conversation } from '../support/conversations.ts'
 import { type Call, metaOf } from '../support/graph.ts'
+import { startOwnStack } from '../support/own-stack.ts'
 import { eventually } from '../support/processes.ts'
 import { seeded, testSeed } from '../support/seeded.ts'
 import { asAttendantOf, aTenant, type ConnectedNumber, connectNumber, type Tenant } from '../support/tenants.ts'
@@ -29,15 +27,13 @@ const LEASE = '60 seconds'
 const seed = testSeed()
 const random = seeded(seed)
 
-let dataDir = ''
 let stack: Stack
 let clinic: Tenant
 let number: ConnectedNumber
 let conversations: Conversation[]
 
 beforeAll(async () => {
-  dataDir = await mkdtemp(join(tmpdir(), 'balcao-sending-crash-'))
-  stack = await startStack({ dataDir, apiPort: 0, dbPort: 0 })
+  stack = await startOwnStack()
   clinic = await aTenant(stack, 'Clínica Teimosa', ['attendant'])
   number = await connectNumber(clinic)
   conversations = []
@@ -46,10 +42,7 @@ beforeAll(async () => {
   }
 })
 
-afterAll(async () => {
-  await stack?.stop()
-  await rm(dataDir, { recursive: true, force: true })
-})
+afterAll(() => stack?.stop())
 
 /** A connection of its own each time: Postgres dies. */
 async function inDatabase<T>(use: (sql: postgres.Sql) => Promise<T>): Promise<T> {

@@ -9,9 +9,10 @@ import { join } from 'node:path'
 import postgres from 'postgres'
 import { afterAll, beforeAll, expect, onTestFinished, test } from 'vitest'
 import { z } from 'zod'
-import { type Stack, startStack } from '../../local/stack.ts'
+import type { Stack } from '../../local/stack.ts'
 import { coalesced, startTicker, type TickerOptions } from '../../local/ticker.ts'
-import { eventually, temporaryDataDir } from '../support/processes.ts'
+import { startOwnStack } from '../support/own-stack.ts'
+import { eventually } from '../support/processes.ts'
 import { runningStack } from '../support/running-stack.ts'
 
 /** A database of our own: notifications of other tests do not reach it. */
@@ -237,10 +238,9 @@ test.each([
 })
 
 test('on a stack: it listens again after Postgres was killed, and can be switched off', async () => {
-  const { path, remove } = temporaryDataDir()
   let stack: Stack | null = null
   try {
-    stack = await startStack({ dataDir: path, apiPort: 0, dbPort: 0, ticker: false })
+    stack = await startOwnStack({ ticker: false })
     const functions = await functionsThat('answer')
     const { statesOf } = tickerOn(functions, { databaseUrl: stack.urls.admin, everyMs: 600_000 })
     await eventually(() => functions.called['queue-worker'] === 1)
@@ -255,10 +255,9 @@ test('on a stack: it listens again after Postgres was killed, and can be switche
     await wake(stack.urls.admin)
     await eventually(() => (functions.called['queue-worker'] ?? 0) > before)
     expect(statesOf('queue-worker')).toEqual(['answers'])
-    expect(existsSync(join(path, 'logs', 'ticker.log'))).toBe(false)
+    expect(existsSync(join(stack.dataDir, 'logs', 'ticker.log'))).toBe(false)
   } finally {
     await stack?.stop()
-    await remove()
   }
 })
 
