@@ -11,6 +11,7 @@ import { PROJECT_DIR } from '../../local/environment.ts'
 import { cliEnvironment, supabaseCli } from '../../local/migrations.ts'
 import { identityOf, ProcessTable } from '../../local/processes.ts'
 import { address, type Database, operatingHours } from '../../types/index.ts'
+import { preparedDataDir } from '../support/own-stack.ts'
 import { run, startCommand, temporaryDataDir } from '../support/processes.ts'
 import { runningStack } from '../support/running-stack.ts'
 import { seeded, testSeed } from '../support/seeded.ts'
@@ -325,7 +326,7 @@ const seedCommand = (dataDir: string) =>
 
 describe('on a stack of its own', () => {
   test('half a seed is none; the CLI and npm load it once; each sees the own business', { timeout: 120_000 }, async () => {
-    const { path, remove } = temporaryDataDir()
+    const { path, remove } = await preparedDataDir()
     try {
       await startCommand(path, { BALCAO_DB_URL: '' })
       const data = DataDirectory.at(path)

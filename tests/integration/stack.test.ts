@@ -26,6 +26,7 @@ import { cliEnvironment, supabaseCli } from '../../local/migrations.ts'
 import { ProcessTable } from '../../local/processes.ts'
 import { PROJECT_DIR } from '../../local/environment.ts'
 import { type Stack, startStack } from '../../local/stack.ts'
+import { preparedDataDir } from '../support/own-stack.ts'
 import {
   command,
   eventually,
@@ -54,6 +55,13 @@ let removals: (() => Promise<void>)[] = []
 
 function ownDataDir(): string {
   const { path, remove } = temporaryDataDir()
+  removals.push(remove)
+  return path
+}
+
+/** For what is no matter of a first start. */
+async function startedBefore(): Promise<string> {
+  const { path, remove } = await preparedDataDir()
   removals.push(remove)
   return path
 }
@@ -133,7 +141,7 @@ describe('npm start', () => {
   })
 
   test('SIGTERM, and SIGTERM again, leave nothing', async () => {
-    dataDir = ownDataDir()
+    dataDir = await startedBefore()
     const running = await startCommand(dataDir)
     kill(running.pid, 'SIGTERM')
     await sleep(30)
@@ -179,7 +187,7 @@ describe('npm start', () => {
   test.each(['the whole tree', 'the supervisor alone'])(
     'after kill -9 of %s the next start has the data',
     async (what) => {
-      dataDir = ownDataDir()
+      dataDir = await startedBefore()
       const first = await startCommand(dataDir)
       const before = await statusOf(dataDir)
       await writeRow(before.DB_URL ?? '', 'kept')
@@ -204,7 +212,7 @@ describe('npm start', () => {
   )
 
   test('a program that ends without stopping its stack takes the services with it', async () => {
-    dataDir = ownDataDir()
+    dataDir = await startedBefore()
     const program = `
       const { startStack } = await import('./local/stack.ts')
       await startStack({ dataDir: process.env.BALCAO_DATA_DIR, apiPort: 0, dbPort: 0 })
@@ -215,7 +223,7 @@ describe('npm start', () => {
   })
 
   test('a service that is killed comes back', async () => {
-    dataDir = ownDataDir()
+    dataDir = await startedBefore()
     const running = await startCommand(dataDir)
     const { API_URL: api = '', SECRET_KEY: apikey = '' } = await statusOf(dataDir)
     const works = async () =>
@@ -235,7 +243,7 @@ describe('npm start', () => {
   })
 
   test('a service that dies at every start ends the stack with one line', async () => {
-    dataDir = ownDataDir()
+    dataDir = await startedBefore()
     const running = await startCommand(dataDir)
     const deaths = (async () => {
       for (;;) {
@@ -255,7 +263,7 @@ describe('npm start', () => {
   test.each([['BALCAO_API_PORT', 'API'], ['BALCAO_DB_PORT', 'database']])(
     'a port in use gives one line (%s)',
     async (variable, what) => {
-      dataDir = ownDataDir()
+      dataDir = await startedBefore()
       const server = createServer().listen(0, '127.0.0.1')
       onTestFinished(() => void server.close())
       await new Promise((resolve) => server.once('listening', resolve))
@@ -321,7 +329,7 @@ describe('npm run status and reset', () => {
   })
 
   test('status prints the variables in the format of the Supabase CLI', async () => {
-    dataDir = ownDataDir()
+    dataDir = await startedBefore()
     const running = await startCommand(dataDir)
     const { code, stdout } = await command('status', dataDir, { args: ['-o', 'env'] }).ended
     expect(code).toBe(0)
@@ -361,7 +369,7 @@ describe('npm run status and reset', () => {
   })
 
   test('reset stops what a killed supervisor left', async () => {
-    dataDir = ownDataDir()
+    dataDir = await startedBefore()
     const running = await startCommand(dataDir)
     kill(running.pid, 'SIGKILL')
     await running.ended

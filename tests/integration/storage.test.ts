@@ -10,7 +10,8 @@ import postgres from 'postgres'
 import { afterAll, afterEach, beforeAll, describe, expect, test } from 'vitest'
 import { DataDirectory } from '../../local/data-directory.ts'
 import { apiKeys } from '../../local/api-keys.ts'
-import { eventually, kill, startCommand, temporaryDataDir } from '../support/processes.ts'
+import { preparedDataDir } from '../support/own-stack.ts'
+import { eventually, kill, startCommand } from '../support/processes.ts'
 import { runningStack } from '../support/running-stack.ts'
 import {
   asAttendantOf,
@@ -745,7 +746,7 @@ test('an upload that breaks off leaves what was there', async () => {
 
 describe('a stack of its own', () => {
   test('after kill -9 in the middle of uploads each row has its file, and each file its row', async () => {
-    const { path: dataDir, remove } = temporaryDataDir()
+    const { path: dataDir, remove } = await preparedDataDir()
     try {
       const first = await startCommand(dataDir)
       const storage = await storageOf(dataDir)
