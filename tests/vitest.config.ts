@@ -25,8 +25,8 @@ export default defineConfig({
     setupFiles: ['tests/support/websocket.ts'],
     include: ['tests/{integration,browser}/**/*.test.ts', 'types/**/*.test.ts'],
     // Real processes and a real database on two cores.
-    testTimeout: 60_000,
-    hookTimeout: 60_000,
+    testTimeout: 240_000,
+    hookTimeout: 240_000,
     // One file at a time on each stack.
     fileParallelism: lanes > 1,
     maxWorkers: lanes,

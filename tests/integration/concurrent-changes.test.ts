@@ -113,7 +113,7 @@ const changes: Record<string, () => Promise<unknown>> = {
 /** Somebody else closed the conversation, stopped the number or deleted the same receiver at this moment. */
 const ORDINARY = ['BL203', 'BL107', 'BL310']
 
-test(`customers, administrators and the worker do not get in each other's way (seed ${seed})`, { timeout: 120_000 }, async () => {
+test(`customers, administrators and the worker do not get in each other's way (seed ${seed})`, async () => {
   await prepare()
   const deadlocks = async () =>
     Number((await sql`select deadlocks from pg_stat_database where datname = current_database()`)[0]?.['deadlocks'])

@@ -135,9 +135,7 @@ beforeAll(async () => {
 })
 afterAll(() => sql.end())
 
-test(`random batches from ${CONNECTIONS} connections come out as one story (seed ${seed})`, {
-  timeout: 120_000,
-}, async () => {
+test(`random batches from ${CONNECTIONS} connections come out as one story (seed ${seed})`, async () => {
   let delivered = 0
   await Promise.all(Array.from({ length: CONNECTIONS }, async () => {
     while (delivered++ < DELIVERIES) {

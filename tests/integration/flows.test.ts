@@ -474,7 +474,7 @@ test('an A/B test leads each customer the same way every time, and who books has
 
 // Workers that die -------------------------------------------------------------------------------------------------------------
 
-test('a worker that dies between the step and its end leaves nothing, and nothing happens twice', { timeout: 90_000 }, async () => {
+test('a worker that dies between the step and its end leaves nothing, and nothing happens twice', async () => {
   const customers = await Promise.all(Array.from({ length: 6 }, () => aCustomerChoosing()))
   const pids = new Set<number>()
   let died = 0

@@ -175,7 +175,7 @@ describe('an attendant who takes over at a random instant of a bot\'s turn', () 
         `${failed.length} queued and never sent; ${tooLate} not even queued`,
     )
     for (const kind of [sent.length, failed.length, tooLate]) expect(kind).toBeGreaterThan(0)
-  }, 180_000)
+  })
 
   test('also by simply answering: what the bot had queued is not sent, the answer is', async () => {
     const through = await connectNumber(clinic, { sameAppAs: number })

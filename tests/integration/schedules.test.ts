@@ -96,14 +96,13 @@ describe('on the running stack, with nobody calling', () => {
     const before = new Date()
     const [run] = await seen(
       () => runsOf('delete_finished_jobs', running).then((runs) => runs.filter(({ started_at }) => started_at > before)),
-      ({ length }) => length > 0,
       // It runs every minute.
-      120_000,
+      ({ length }) => length > 0,
     )
     expect(run).toMatchObject({ driver: 'cron-refresh', result: [{ deleted: expect.any(Number) }], error: null })
     expect(run?.scheduled_for.getTime()).toBeLessThanOrEqual(run?.started_at.getTime() ?? NaN)
     expect(Number(run?.scheduled_for) % 60_000).toBe(0)
-  }, 150_000)
+  })
 
   test('a slow one neither runs over itself nor stops the others', async () => {
     const slow = await aSchedule('slow', '1 second', { command: 'select pg_sleep(3)' }, { at: running })
@@ -111,17 +110,19 @@ describe('on the running stack, with nobody calling', () => {
     const between = async () => {
       const slowRuns = await runsOf(slow, running)
       const quickRuns = await runsOf(quick, running)
-      const [first] = slowRuns
-      const meanwhile = quickRuns.filter(({ started_at, finished_at }) =>
-        first?.finished_at != null && started_at > first.started_at && finished_at !== null && finished_at < first.finished_at
-      )
+      const meanwhile = quickRuns.filter((quick) => slowRuns.some((slow) => isWithin(quick, slow)))
       return { slowRuns, quickRuns, meanwhile }
     }
-    const { slowRuns, quickRuns, meanwhile } = await seen(between, ({ slowRuns }) => slowRuns.length >= 3)
-    expect(meanwhile.length).toBeGreaterThan(0)
+    // On a slow machine the first ones may just miss each other.
+    const { slowRuns, quickRuns } = await seen(between, ({ slowRuns, meanwhile }) => slowRuns.length >= 3 && meanwhile.length > 0)
     for (const runs of [slowRuns, quickRuns]) expect(overlapping(runs)).toEqual([])
   })
 })
+
+function isWithin(inner: Run, outer: Run): boolean {
+  return inner.finished_at !== null && outer.finished_at !== null &&
+    inner.started_at > outer.started_at && inner.finished_at < outer.finished_at
+}
 
 function overlapping(runs: Run[]): Run[] {
   return runs.filter(({ started_at }, index) => {

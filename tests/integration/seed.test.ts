@@ -325,7 +325,7 @@ const seedCommand = (dataDir: string) =>
   run(['--import', 'tsx', join('local', 'seed.ts')], dataDir, { BALCAO_DB_URL: '' }).ended
 
 describe('on a stack of its own', () => {
-  test('half a seed is none; the CLI and npm load it once; each sees the own business', { timeout: 120_000 }, async () => {
+  test('half a seed is none; the CLI and npm load it once; each sees the own business', async () => {
     const { path, remove } = await preparedDataDir()
     try {
       await startCommand(path, { BALCAO_DB_URL: '' })

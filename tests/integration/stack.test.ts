@@ -31,6 +31,7 @@ import {
   command,
   eventually,
   kill,
+  PATIENCE_MS,
   processesOf,
   run,
   startCommand,
@@ -477,7 +478,7 @@ describe('a project of its own', () => {
           cwd: project,
           env: cliEnvironment(join(home.path, 'cli')),
         },
-        AbortSignal.timeout(30_000),
+        AbortSignal.timeout(PATIENCE_MS),
       )
       expect(finished, `supabase ${args.join(' ')}`).toMatchObject({ code: 0 })
       return finished.stdout + finished.stderr

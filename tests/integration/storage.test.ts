@@ -134,7 +134,7 @@ afterEach(async () => {
     return files.join() === rows.join()
   }
   // What the stack's own worker stores at this moment is allowed to be half done.
-  await eventually(isTidy, 5000)
+  await eventually(isTidy)
 })
 
 // -----------------------------------------------------------------------------------------------------------------------

@@ -5,6 +5,7 @@ import { setTimeout as sleep } from 'node:timers/promises'
 import type postgres from 'postgres'
 import type { FunctionArgs, Json, Tables } from '../../types/index.ts'
 import { type MetaBackend, metaOf } from './graph.ts'
+import { PATIENCE_MS } from './processes.ts'
 import {
   asAttendantOf,
   asPlatform,
@@ -71,13 +72,12 @@ export async function jobOf({ backend }: Tenant, { id }: { id: string }): Promis
 export async function seen<Value>(
   look: () => Promise<Value>,
   holds: (value: Value) => boolean,
-  timeout = 40_000,
 ): Promise<Value> {
-  const deadline = Date.now() + timeout
+  const deadline = Date.now() + PATIENCE_MS
   for (;;) {
     const value = await look()
     if (holds(value)) return value
-    if (Date.now() > deadline) throw new Error(`Not within ${timeout / 1000} s: ${holds}\n${JSON.stringify(value)}`)
+    if (Date.now() > deadline) throw new Error(`Not within ${PATIENCE_MS / 1000} s: ${holds}\n${JSON.stringify(value)}`)
     await sleep(25)
   }
 }

@@ -104,7 +104,10 @@ export function kill(pid: number, signal: NodeJS.Signals): void {
   }
 }
 
-export async function eventually(holds: () => boolean | Promise<boolean>, timeout = 30_000): Promise<void> {
+/** For what takes moments, on a machine where others make everything ten times as slow. */
+export const PATIENCE_MS = 120_000
+
+export async function eventually(holds: () => boolean | Promise<boolean>, timeout = PATIENCE_MS): Promise<void> {
   const deadline = Date.now() + timeout
   while (!(await holds())) {
     if (Date.now() > deadline) throw new Error(`not within ${timeout / 1000} s: ${holds}`)
