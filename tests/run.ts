@@ -94,17 +94,23 @@ async function main(names: string[]): Promise<number> {
   const stacks = needed > 0 ? startTestStacks(needed) : null
   // Whoever needs them will hear of their failure; until then it is nobody's.
   stacks?.ready.catch(() => undefined)
+  // What needs no stack runs beside what needs one; each of the two is done in its order, and told in the order of all.
+  const lines = new Map<boolean, Promise<unknown>>()
+  const reports = chosen.map(([name, { stacks: count, run }]) => {
+    const report = Promise.resolve(lines.get(count > 0)).then(() =>
+      reportOf(() => run(() => stacks?.ready ?? Promise.reject(new Failure('No stack.'))))
+    )
+    report.catch(() => undefined)
+    lines.set(count > 0, report)
+    return { name, report }
+  })
   try {
-    for (const [name, { run }] of chosen) {
-      interrupted.signal.throwIfAborted()
-      outcomes.push(
-        await runSection(name, () => run(() => stacks?.ready ?? Promise.reject(new Failure('No stack.')))),
-      )
-    }
+    for (const { name, report } of reports) outcomes.push(tell(name, await report))
   } catch (error) {
     console.error(messageOf(error))
     if (!interrupted.signal.aborted) outcomes.push({ passed: 0, failures: [messageOf(error)] })
   } finally {
+    await Promise.allSettled(reports.map(({ report }) => report))
     await stacks?.remove()
   }
   const { passed, failures } = sum(outcomes)
@@ -113,21 +119,29 @@ async function main(names: string[]): Promise<number> {
   return failures.length === 0 ? 0 : 1
 }
 
-async function runSection(name: string, run: () => Promise<Outcome>): Promise<Outcome> {
+interface Report extends Outcome {
+  seconds: number
+}
+
+/** Rejects only when the run is interrupted. */
+async function reportOf(run: () => Promise<Outcome>): Promise<Report> {
+  interrupted.signal.throwIfAborted()
   const started = performance.now()
   const outcome = await run().catch((error): Outcome => {
     interrupted.signal.throwIfAborted()
     return { passed: 0, failures: [error instanceof Failure ? error.message : String(error?.stack ?? error)] }
   })
-  const seconds = ((performance.now() - started) / 1000).toFixed(1)
-  const { passed, failures } = outcome
+  return { ...outcome, seconds: (performance.now() - started) / 1000 }
+}
+
+function tell(name: string, { passed, failures, seconds }: Report): Outcome {
   console.log(
     `${failures.length === 0 ? 'ok  ' : 'FAIL'} ${
       name.padEnd(14)
-    } ${passed} passed, ${failures.length} failed  (${seconds} s)`,
+    } ${passed} passed, ${failures.length} failed  (${seconds.toFixed(1)} s)`,
   )
   for (const failure of failures) console.log(indent(failure))
-  return outcome
+  return { passed, failures }
 }
 
 // The stacks under test -----------------------------------------------------------------------------------------------
