@@ -15,7 +15,7 @@ import { cliEnvironment, supabaseCli } from '../local/migrations.ts'
 import { type Finished, isAlive, ProcessTable, stopOrphan } from '../local/processes.ts'
 import { PROJECT_DIR } from '../local/environment.ts'
 import { clearAfterCrash, type Stack, type StackOptions, startStack } from '../local/stack.ts'
-import { copyDataDirectory, PREPARED } from './support/own-stack.ts'
+import { copyDataDirectory, prepareDataDirectory, PREPARED } from './support/own-stack.ts'
 import { watchPgCron } from './support/pg-cron.ts'
 import { checkFunctions, runDatabaseTests } from './support/pgtap.ts'
 import { indent, type Outcome, sum } from './support/report.ts'
@@ -151,32 +151,32 @@ function startTestStacks(count: number): { ready: Promise<[Stack, ...Stack[]]>; 
   const folder = mkdtemp(join(tmpdir(), TEMPORARY))
   const databaseUrl = process.env.BALCAO_DB_URL || undefined
   const started: Stack[] = []
-  const start = async (name: string, options: Partial<StackOptions> = {}): Promise<Stack> => {
-    const stack = await startStack({
-      dataDir: join(await folder, name),
-      apiPort: 0,
-      dbPort: 0,
-      databaseUrl,
-      // The receivers of outgoing webhooks in the tests are on this machine.
-      functionsEnvironment: { BALCAO_ALLOW_LOOPBACK_WEBHOOKS: 'true' },
-      signal: interrupted.signal,
-      hurry: hurry.signal,
-      ...options,
-    })
+  const options = (dataDir: string): StackOptions => ({
+    dataDir,
+    apiPort: 0,
+    dbPort: 0,
+    databaseUrl,
+    // The receivers of outgoing webhooks in the tests are on this machine.
+    functionsEnvironment: { BALCAO_ALLOW_LOOPBACK_WEBHOOKS: 'true' },
+    signal: interrupted.signal,
+    hurry: hurry.signal,
+  })
+  const start = async (dataDir: string): Promise<Stack> => {
+    const stack = await startStack(options(dataDir))
     started.push(stack)
     return stack
   }
   const startAll = async (): Promise<[Stack, ...Stack[]]> => {
+    const path = await folder
     // Postgres runs as another user when we are root, and must pass through.
-    await chmod(await folder, 0o711)
+    await chmod(path, 0o711)
     // Of a server that is not ours there is one.
-    if (count === 1 || databaseUrl !== undefined) return [await start('stack')]
-    // Nothing has happened in it: it had no ticker.
-    const prepared = await start(PREPARED, { ticker: false })
-    await prepared.stop()
+    if (count === 1 || databaseUrl !== undefined) return [await start(join(path, 'stack'))]
+    const prepared = join(path, PREPARED)
+    await prepareDataDirectory(options(prepared))
     const startCopy = async (name: string): Promise<Stack> => {
-      await copyDataDirectory(prepared.dataDir, join(await folder, name))
-      return await start(name)
+      await copyDataDirectory(prepared, join(path, name))
+      return await start(join(path, name))
     }
     const first = startCopy('stack')
     const others = Array.from({ length: count - 1 }, (_, index) => startCopy(`stack-${index + 2}`))

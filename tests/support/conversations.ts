@@ -73,12 +73,14 @@ export async function seen<Value>(
   look: () => Promise<Value>,
   holds: (value: Value) => boolean,
 ): Promise<Value> {
-  const deadline = Date.now() + PATIENCE_MS
+  const began = Date.now()
   for (;;) {
     const value = await look()
     if (holds(value)) return value
-    if (Date.now() > deadline) throw new Error(`Not within ${PATIENCE_MS / 1000} s: ${holds}\n${JSON.stringify(value)}`)
-    await sleep(25)
+    const waited = Date.now() - began
+    if (waited > PATIENCE_MS) throw new Error(`Not within ${PATIENCE_MS / 1000} s: ${holds}\n${JSON.stringify(value)}`)
+    // What takes long is looked at less often: a look is work for the server that is waited for.
+    await sleep(Math.min(10 + waited / 10, 250))
   }
 }
 

@@ -7,6 +7,7 @@ import { execFile } from 'node:child_process'
 import { existsSync, lstatSync } from 'node:fs'
 import { dirname, join } from 'node:path'
 import { promisify } from 'node:util'
+import postgres from 'postgres'
 import { DataDirectory } from '../../local/data-directory.ts'
 import { type Stack, type StackOptions, startStack } from '../../local/stack.ts'
 import { temporaryDataDir } from './processes.ts'
@@ -14,6 +15,19 @@ import { runningStack } from './running-stack.ts'
 
 /** Its folder, beside those of the running stacks. */
 export const PREPARED = 'prepared'
+
+/** Nothing has happened in it: it has no ticker. */
+export async function prepareDataDirectory(options: StackOptions): Promise<void> {
+  const stack = await startStack({ ...options, ticker: false })
+  try {
+    const sql = postgres(stack.urls.admin, { max: 1 })
+    // Processes die in tests, the machine does not: what Postgres wrote is there, whether or not the disk has it yet.
+    await sql`alter system set fsync = off`
+    await sql.end()
+  } finally {
+    await stack.stop()
+  }
+}
 
 /** Owners included: as root Postgres's files are another user's. */
 export async function copyDataDirectory(from: string, to: string): Promise<void> {
