@@ -541,7 +541,8 @@ describe('the gateway', () => {
   const userToken = signJwt({
     sub: '01890000-0000-7000-8000-000000000001',
     role: 'authenticated',
-    exp: now + 600,
+    // The tests before this may take long.
+    exp: now + 86_400,
   }, keys.jwtSecret)
 
   // anon has no grant on the table, so PostgREST's 401 with code 42501 proves that the key became the role anon.
