@@ -3,6 +3,7 @@
 
 export type {
   AbTestResults,
+  AnalyticsRefresh,
   AvailableSlot,
   Database,
   Enums,
@@ -15,11 +16,13 @@ export type {
   MessageMatch,
   Json,
   LeadUsage,
+  OrganizationStats,
   PublicProfile,
   TableName,
   Tables,
   TablesInsert,
   TablesUpdate,
+  ViewName,
 } from './database.ts'
 export { Constants } from './database.types.ts'
 export { businessError, businessErrors } from './errors.ts'

@@ -18,12 +18,12 @@ create table public.analytics_events (
 ) partition by range (created_at);
 comment on table public.analytics_events is 'What happened in an app: names of the app''s own choice. Partitioned by month. Written by track_event().';
 comment on column public.analytics_events.user_id is 'The member who did it; null: the platform, or nobody''s doing.';
-comment on column public.analytics_events.contact_id is 'Whom it is about.';
+comment on column public.analytics_events.contact_id is 'Whom it is about; stays what it was when contacts are merged: follow contacts.merged_into_id.';
 comment on column public.analytics_events.occurred_at is 'By the app''s clock; created_at is when it reached us.';
 create index analytics_events_occurred_at_idx on public.analytics_events (organization_id, event_name, occurred_at desc);
 comment on index public.analytics_events_occurred_at_idx is 'How often something happened in a time.';
 create index analytics_events_contact_id_idx on public.analytics_events (organization_id, contact_id) where contact_id is not null;
-comment on index public.analytics_events_contact_id_idx is 'All about one person: to show it to him, to erase it, to move it when he is merged.';
+comment on index public.analytics_events_contact_id_idx is 'All about one person: to show it to him, to erase it.';
 
 alter table public.analytics_events enable row level security;
 alter table public.analytics_events force row level security;

@@ -15,7 +15,10 @@ returns numeric
 language sql
 immutable
 parallel safe
-return round(100.0 * part / nullif(whole, 0), 2);
+set search_path = ''
+as $$
+  select round(100.0 * part / nullif(whole, 0), 2)
+$$;
 comment on function private.rate(bigint, bigint) is 'Per cent with two decimals; null of nothing.';
 
 -- dashboard_metrics ---------------------------------------------------------------------------------------------------
