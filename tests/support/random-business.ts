@@ -64,7 +64,15 @@ export function randomBusiness(random: Random, timezone: string, now: Instant): 
     if (chance(45)) return dayAgo(random(9) - 1)
     if (chance(30)) return dayAgo(pick([6, 7, 8, 29, 30, 31, 88, 89, 90, 91]))
     if (chance(30)) return dayAgo(398 + random(4))
+    if (chance(40)) return onAnEdge()
     return dayAgo(random(430) - 20)
+  }
+  /** The first and the last days of the week and of the month, and their neighbours. */
+  const onAnEdge = (): Day => {
+    const weekday = new Date(`${today}T12:00:00Z`).getUTCDay()
+    const month = `${today.slice(0, 7)}-01`
+    const next = `${daysAfter(month, 31).slice(0, 7)}-01`
+    return daysAfter(pick([daysAfter(today, -weekday), daysAfter(today, 7 - weekday), month, next]), random(3) - 1)
   }
   const instantOn = (day: Day): Instant => {
     const [begins, ends] = [midnightOf(timezone, day), midnightOf(timezone, daysAfter(day, 1))]
@@ -137,7 +145,6 @@ export function randomBusiness(random: Random, timezone: string, now: Instant): 
     conversations.push(conversation)
     return conversation
   }
-  let spoken = 0
   const say = (
     { id: conversation_id, contact_id, instance_id }: Conversation,
     created_at: Instant,
@@ -145,10 +152,7 @@ export function randomBusiness(random: Random, timezone: string, now: Instant): 
     sender: Message['sender'],
     message_type: Message['message_type'] = 'text',
   ) => {
-    // Ids grow as messages come.
-    const written = (0x19a000000000 + spoken++).toString(16)
-    const message_id = `${written.slice(0, 8)}-${written.slice(8)}-7${hex(3)}-8${hex(3)}-${hex(12)}`
-    messages.push({ id: message_id, conversation_id, contact_id, instance_id, direction, sender, message_type, created_at })
+    messages.push({ id: '', conversation_id, contact_id, instance_id, direction, sender, message_type, created_at })
   }
   for (let count = random(40); count > 0; count--) {
     const open = pick(['active', 'waiting_human', 'transferred'] as const)
@@ -173,11 +177,12 @@ export function randomBusiness(random: Random, timezone: string, now: Instant): 
         const direction = pick(['inbound', 'outbound'] as const)
         say(conversation, at, direction, direction === 'inbound' ? 'contact' : pick(['human', 'ai']), 'reaction')
       } else say(conversation, at, pick(['inbound', 'outbound'] as const), 'system')
-      // What a phone sends late is told late.
+      // Of two that come at once the one that began later may be written first.
       const [before, last] = messages.slice(-2)
-      if (
-        before?.conversation_id === conversation.id && last?.direction === 'inbound' && before.direction === 'inbound' && chance(40)
-      ) [before.created_at, last.created_at] = [last.created_at, before.created_at]
+      if (before === undefined || last === undefined || before.conversation_id !== conversation.id) continue
+      const areInbound = before.direction === 'inbound' && last.direction === 'inbound'
+      const isOneDay = localDay(timezone, before.created_at) === localDay(timezone, last.created_at)
+      if (areInbound && isOneDay && chance(40)) [before.created_at, last.created_at] = [last.created_at, before.created_at]
     }
   }
   // Questions of a day that are answered on the next, where that day is, and is not, one that is counted.
@@ -185,8 +190,20 @@ export function randomBusiness(random: Random, timezone: string, now: Instant): 
     const midnight = midnightOf(timezone, dayAgo(days))
     const conversation = converse(midnight - 10 * SECOND, 'closed')
     say(conversation, midnight - 1, 'inbound', 'contact')
-    say(conversation, midnight + random(3) * SECOND, 'outbound', 'system')
-    say(conversation, midnight + (3 + random(60)) * SECOND, 'outbound', pick(['ai', 'bot', 'human']))
+    const later = chance(50) ? 0 : random(60) * SECOND
+    say(conversation, midnight + later, 'outbound', 'system')
+    say(conversation, midnight + later, 'outbound', pick(['ai', 'bot', 'human']))
+  }
+
+  // An id is made when its row is written: after created_at, where a history was imported long after.
+  for (const { id: conversation_id } of conversations) {
+    let written = chance(10) ? now : 0
+    for (const [index, message] of messages.filter((one) => one.conversation_id === conversation_id).entries()) {
+      written = Math.max(written, message.created_at)
+      const time = Math.floor(written / 1000).toString(16).padStart(12, '0')
+      const order = index.toString(16).padStart(3, '0')
+      message.id = `${time.slice(0, 8)}-${time.slice(8)}-7${order}-8${hex(3)}-${hex(12)}`
+    }
   }
 
   // Leads and models --------------------------------------------------------------------------------------------------
