@@ -103,6 +103,8 @@ export function randomBusiness(random: Random, timezone: string, now: Instant): 
     timezone: chance(30) ? null : pick([...TIMEZONES]),
   }))
 
+  // Of several the last is one that nobody wants.
+  const booked = services.length === 1 ? services : services.slice(0, -1)
   const bookings: Booking[] = times(random(140), () => {
     const location = chance(60) ? null : oneOf(locations)
     const start_time = anInstant()
@@ -113,7 +115,7 @@ export function randomBusiness(random: Random, timezone: string, now: Instant): 
       id: id(),
       contact_id: aContact(),
       pet_id: chance(50) ? null : oneOf(pets)?.id ?? null,
-      service_id: oneOf(services)?.id ?? '',
+      service_id: oneOf(booked)?.id ?? '',
       location_id: location?.id ?? null,
       start_time,
       booking_date: localDay(location?.timezone ?? timezone, start_time),
@@ -186,9 +188,10 @@ export function randomBusiness(random: Random, timezone: string, now: Instant): 
     }
   }
   // Questions of a day that are answered on the next, where that day is, and is not, one that is counted.
-  for (const days of [0, 1, 399, 400]) {
+  for (const days of [-1, 0, 1, 399, 400]) {
     const midnight = midnightOf(timezone, dayAgo(days))
     const conversation = converse(midnight - 10 * SECOND, 'closed')
+    say(conversation, midnight - 5 * SECOND, 'inbound', 'contact')
     say(conversation, midnight - 1, 'inbound', 'contact')
     const later = chance(50) ? 0 : random(60) * SECOND
     say(conversation, midnight + later, 'outbound', 'system')
