@@ -518,5 +518,9 @@ values
     '15 5 * * *', 'select private.refresh_analytics_view(''clinic_metrics_daily'') as refresh', null, null),
   ('refresh_daily_lead_stats', 'Leads by day.',
     '20 5 * * *', 'select private.refresh_analytics_view(''daily_lead_stats'') as refresh', null, null),
+  ('check_alerts', 'Opens alerts for what is not well, resolves those whose cause is gone, and tells of both.',
+    '* * * * *', 'select private.check_alerts() as alerts', null, null),
+  ('delete_old_alerts', 'Alerts go ninety days after they were resolved.',
+    '25 3 * * *', 'select private.delete_old_alerts() as deleted', null, null),
   ('delete_old_refreshes', 'Records of refreshes go after fourteen days.',
     '40 3 * * *', 'select private.delete_old_refreshes() as deleted', null, null);

@@ -71,6 +71,9 @@ insert into attempts values
   ('contact_merge_changes', $$(organization_id, merge_id, position, is_move, table_name, row_ids, before, after) values (:org, gen_random_uuid(), 1, true, 'x', '{}', '{}', '{}')$$, 'table_name = table_name'),
   ('contact_partings', $$(organization_id, contact_id) values (:org, gen_random_uuid())$$, 'created_at = created_at'),
   ('plan_features', $$(plan_type, leads_per_month) values ('free', 1)$$, 'leads_per_month = leads_per_month'),
+  ('system_alerts', $$(organization_id, kind, severity, message) values (:org, 'queue_stalled', 'warning', 'x')$$, 'message = message'),
+  ('alert_rules', $$(kind, description, unit) values ('x', 'x', 'x')$$, 'warning = warning'),
+  ('heard_hours', $$(organization_id, instance_id, hour) values (:org, gen_random_uuid(), now())$$, 'hour = hour'),
   ('schedules', $$(name, description, expression, command) values ('x', 'x', '* * * * *', 'select 1')$$, 'is_active = is_active'),
   ('schedule_runs', $$(name, driver, scheduled_for) values ('x', 'x', now())$$, 'error = error');
 grant select on attempts to anon, authenticated, service_role;
@@ -100,6 +103,7 @@ as $$
     -- The platform's own: nobody's rows.
     when 'schedules' then 'true'
     when 'schedule_runs' then 'true'
+    when 'alert_rules' then 'true'
     when 'plan_features' then 'true'
     when 'flow_templates' then 'true'
     when 'analytics_refreshes' then 'true'

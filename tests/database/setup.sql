@@ -264,6 +264,8 @@ begin
   )
   insert into private.contact_merge_changes (organization_id, merge_id, position, is_move, table_name, row_ids, before, after)
   select t.organization_id, merge.id, 1, true, 'public.pets', '{}', '{}', '{}' from merge;
+  insert into public.system_alerts (organization_id, kind, subject, severity, message, resolved_at)
+  values (t.organization_id, 'endpoint_failing', t.endpoint_id::text, 'warning', 'It failed', '2020-01-01T12:00Z');
   insert into tests.tenants select t.*;
   return t.organization_id;
 end;
