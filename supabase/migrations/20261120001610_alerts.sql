@@ -69,15 +69,15 @@ as $$
 declare
   detail constant jsonb := alert.detail;
   zone constant text := private.zone_of(alert.organization_id, null);
-  number constant text := concat_ws(' ', 'o número de WhatsApp', detail ->> 'name', '(' || (detail ->> 'phone_number') || ')');
+  number constant text := concat_ws(' ', 'número de WhatsApp', detail ->> 'name', '(' || (detail ->> 'phone_number') || ')');
   host constant text := 'o sistema que recebe os eventos em ' || coalesce(detail ->> 'host', 'seu endereço');
 begin
   if told_as = 'resolved' then
     return '✅ Resolvido: ' || case alert.kind
       when 'endpoint_failing' then host || ' voltou a responder.'
-      when 'instance_disconnected' then number || ' não está mais desconectado.'
-      when 'sending_stopped' then number || ' pode enviar mensagens de novo.'
-      when 'instance_silent' then number || ' voltou a receber mensagens.'
+      when 'instance_disconnected' then 'o ' || number || ' não está mais desconectado.'
+      when 'sending_stopped' then 'o ' || number || ' pode enviar mensagens de novo.'
+      when 'instance_silent' then 'o ' || number || ' voltou a receber mensagens.'
       else alert.message
     end;
   end if;
@@ -86,14 +86,14 @@ begin
       when detail ->> 'disabled_at' is not null then ' foi desativado, porque não aceita mais as entregas. Corrija-o e ative-o de novo.'
       else format(' não está respondendo (%s tentativas sem sucesso).', detail ->> 'consecutive_failures')
     end
-    when 'instance_disconnected' then number || case detail ->> 'status'
+    when 'instance_disconnected' then 'o ' || number || case detail ->> 'status'
       when 'banned' then ' foi bloqueado pelo WhatsApp.'
       else ' está desconectado. Conecte-o de novo para voltar a receber e enviar mensagens.'
     end
     when 'sending_stopped' then
-      'o WhatsApp está recusando os envios: nenhuma mensagem sai por ' || number || ' até que um administrador resolva.'
+      'o WhatsApp está recusando os envios: nenhuma mensagem sai pelo ' || number || ' até que um administrador resolva.'
     when 'instance_silent' then
-      format('nenhuma mensagem chega a %s desde %s. Verifique se ele ainda está conectado.', number,
+      format('nenhuma mensagem chega ao %s desde %s. Verifique se ele ainda está conectado.', number,
         to_char((detail ->> 'last_seen_at')::timestamptz at time zone zone, 'DD/MM "às" HH24:MI'))
     else alert.message
   end;
@@ -317,7 +317,7 @@ as $$
 declare
   told constant text := private.to_be_told(alert, at);
   owner_number public.authorized_owner_numbers;
-  tellings jsonb := alert.tellings;
+  outcomes jsonb := alert.tellings;
 begin
   perform private.emit_webhook_events(array[
     row(alert.organization_id, 'alert.' || told, private.alert_event(alert))::private.webhook_event
@@ -329,7 +329,7 @@ begin
     order by n.is_primary desc, n.id
     limit 10
   loop
-    tellings := tellings || jsonb_build_array(private.tell_owner(alert, told, owner_number, at));
+    outcomes := outcomes || jsonb_build_array(private.tell_owner(alert, told, owner_number, at));
   end loop;
   update public.system_alerts a
   set told_as = told,
@@ -337,8 +337,8 @@ begin
       told_severity = case told when 'opened' then a.severity else a.told_severity end,
       tellings = (
         select coalesce(jsonb_agg(t.telling order by t.n), '[]')
-        from jsonb_array_elements(tell_alert.tellings) with ordinality t (telling, n)
-        where t.n > jsonb_array_length(tell_alert.tellings) - 20
+        from jsonb_array_elements(outcomes) with ordinality t (telling, n)
+        where t.n > jsonb_array_length(outcomes) - 20
       )
   where a.id = alert.id;
 end;
@@ -386,7 +386,7 @@ comment on function private.tell_alerts(timestamptz, int) is
 
 create type private.alert_changes as (opened bigint, resolved bigint);
 
-create function private.note_findings(kind text, findings private.alert_finding[], at timestamptz)
+create function private.note_findings(of_kind text, findings private.alert_finding[], at timestamptz)
 returns private.alert_changes
 language plpgsql
 volatile
@@ -402,14 +402,14 @@ begin
   set severity = f.severity, message = f.message, value = f.value, detail = coalesce(f.detail, '{}'), last_seen_at = at
   from unnest(findings) f
   where a.resolved_at is null
-    and a.kind = note_findings.kind
+    and a.kind = of_kind
     and coalesce(a.organization_id, platform) = coalesce(f.organization_id, platform)
     and a.subject = f.subject;
 
   update public.system_alerts a
   set resolved_at = at
   where a.resolved_at is null
-    and a.kind = note_findings.kind
+    and a.kind = of_kind
     and not exists (
       select
       from unnest(findings) f
@@ -431,13 +431,13 @@ begin
       join public.system_alerts l
         on coalesce(l.organization_id, platform) = coalesce(f.organization_id, platform)
         and l.subject = f.subject
-        and l.kind = note_findings.kind
+        and l.kind = of_kind
         and l.resolved_at > at - interval '1 hour'
       where not exists (
         select
         from public.system_alerts o
         where o.resolved_at is null
-          and o.kind = note_findings.kind
+          and o.kind = of_kind
           and coalesce(o.organization_id, platform) = coalesce(f.organization_id, platform)
           and o.subject = f.subject
       )
@@ -448,7 +448,7 @@ begin
     changes.opened := opened;
 
     insert into public.system_alerts (organization_id, kind, subject, severity, message, value, detail, opened_at, last_seen_at)
-    select f.organization_id, note_findings.kind, f.subject, f.severity, f.message, f.value, coalesce(f.detail, '{}'), at, at
+    select f.organization_id, of_kind, f.subject, f.severity, f.message, f.value, coalesce(f.detail, '{}'), at, at
     from unnest(findings) f
     on conflict (organization_id, kind, subject) where resolved_at is null do nothing;
     get diagnostics opened = row_count;
