@@ -712,7 +712,8 @@ begin
       (3 + p.number * 7 % 6, 'ai', p.answer),
       (70 + p.number * 41 % 200, 'contact', p.reply),
       (73 + p.number * 41 % 200 + p.number * 11 % 7, 'ai', case when p.is_escalated then 'Vou chamar alguém da equipe para ver isso com você.' else p.ending end),
-      (case when p.is_escalated then 400 + p.number * 97 % 1300 end, 'human', p.ending)
+      (case when p.is_escalated then 300 + p.number * 41 % 200 end, 'contact', 'Certo, eu espero.'),
+      (case when p.is_escalated then 560 + p.number * 97 % 1900 end, 'human', p.ending)
     ) v (after, sender, content)
     where v.after is not null
   ) m;
@@ -853,12 +854,14 @@ begin
       and (step.cell + 1) * b.cell_minutes <= extract(epoch from b.ends_at - b.starts_at) / 60
   )
   select
-    c.organization, c.organization_id, c.professional_id, c.location_id, c.timezone, c.day, c.starts, s.id as service_id,
+    c.organization, c.organization_id, c.professional_id, c.location_id, c.timezone, c.day, c.starts,
+    -- What somebody does first is asked for most.
+    s.id as service_id,
     c.starts + make_interval(mins => s.duration_minutes) as ends, s.price_cents, s.requires_pet, null::text as status,
     row_number() over (partition by c.organization order by c.starts, c.professional_id, c.seat)::int as number
   from cell c
   join public.services s
-    on s.organization_id = c.organization_id and s.id = c.services[1 + (c.day + 63 + c.cell + c.rhythm) % cardinality(c.services)]
+    on s.organization_id = c.organization_id and s.id = c.services[1 + (c.day + 63 + c.cell + c.rhythm) % (cardinality(c.services) + 1) % cardinality(c.services)]
   where
     case
       -- Places are busy in the morning.
@@ -871,7 +874,7 @@ begin
           when c.day < 0 then 5
           when c.day between 1 and 6 then 3
           else 1
-        end - case when c.seats > 1 then 1 else 0 end
+        end - case when c.seats > 1 then case when c.day < 0 then 3 else 1 end else 0 end
     end
     and not exists (
       select
