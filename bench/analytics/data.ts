@@ -10,6 +10,7 @@ export interface House {
   organizationId: string
   /** Its only member, an owner. */
   userId: string
+  timezone: string
 }
 
 /** Tables that are filled without their indexes, which are sooner made at the end than kept up to date. */
@@ -65,14 +66,14 @@ async function addHouses(admin: postgres.Sql, count: number): Promise<House[]> {
     // Past triggers and foreign keys; what is written here keeps to what they would say.
     await sql`set local session_replication_role = replica`
     await sql`set local work_mem = '256MB'`
-    const rows = await sql<{ organization_id: string; user_id: string }[]>`
+    const rows = await sql<{ organization_id: string; user_id: string; timezone: string }[]>`
       with house as materialized (
-        select private.uuid_v7() as id, gen_random_uuid() as user_id, n from generate_series(1, ${count}::int) n
+        select private.uuid_v7() as id, gen_random_uuid() as user_id,
+          (array['America/Sao_Paulo', 'America/Sao_Paulo', 'America/Manaus', 'America/Noronha'])[1 + n % 4] as timezone
+        from generate_series(1, ${count}::int) n
       ), organization as (
         insert into public.organizations (id, name, slug, vertical, timezone)
-        select h.id, 'Clínica', 'c-' || h.id, 'clinic',
-          (array['America/Sao_Paulo', 'America/Sao_Paulo', 'America/Manaus', 'America/Noronha'])[1 + n % 4]
-        from house h
+        select h.id, 'Clínica', 'c-' || h.id, 'clinic', h.timezone from house h
       ), settings as (
         insert into public.organization_settings (organization_id) select h.id from house h
       ), account as (
@@ -85,7 +86,7 @@ async function addHouses(admin: postgres.Sql, count: number): Promise<House[]> {
         insert into public.whatsapp_instances (organization_id, provider, name, external_id, status, last_seen_at)
         select h.id, 'evolution', 'Recepção', h.id::text, 'connected', now() from house h
       )
-      select h.id as organization_id, h.user_id from house h`
+      select h.id as organization_id, h.user_id, h.timezone from house h`
     const ids = rows.map(({ organization_id }) => organization_id)
     await sql`
       insert into public.professionals (organization_id, name, slug)
@@ -215,6 +216,6 @@ async function addHouses(admin: postgres.Sql, count: number): Promise<House[]> {
       from generate_series(0, 19) n
       cross join lateral (select now() - n * interval '1 hour' as at) t
       cross join unnest(${ids}::uuid[]) o (id)`
-    return rows.map(({ organization_id, user_id }) => ({ organizationId: organization_id, userId: user_id }))
+    return rows.map(({ organization_id, user_id, timezone }) => ({ organizationId: organization_id, userId: user_id, timezone }))
   })
 }

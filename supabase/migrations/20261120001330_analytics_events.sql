@@ -14,7 +14,7 @@ create table public.analytics_events (
   constraint analytics_events_pkey primary key (organization_id, id, created_at),
   constraint analytics_events_event_name_format_check check (event_name ~ '^[a-z][a-z0-9_.]{0,62}$'),
   constraint analytics_events_properties_is_object_check check (jsonb_typeof(properties) = 'object'),
-  constraint analytics_events_properties_length_check check (length(properties::text) <= 8192)
+  constraint analytics_events_properties_length_check check (octet_length(properties::text) <= 8192)
 ) partition by range (created_at);
 comment on table public.analytics_events is 'What happened in an app: names of the app''s own choice. Partitioned by month. Written by track_event().';
 comment on column public.analytics_events.user_id is 'The member who did it; null: the platform, or nobody''s doing.';
@@ -62,7 +62,7 @@ begin
   perform private.require_role(organization_id, 'viewer');
   problem := case
     when (event_name ~ '^[a-z][a-z0-9_.]{0,62}$') is not true then 'event_name'
-    when (jsonb_typeof(properties) = 'object' and length(properties::text) <= 8192) is not true then 'properties'
+    when (jsonb_typeof(properties) = 'object' and octet_length(properties::text) <= 8192) is not true then 'properties'
     when (occurred_at between now() - interval '400 days' and now() + interval '1 day') is not true then 'occurred_at'
   end;
   if problem is not null then

@@ -21,6 +21,18 @@ as $$
 $$;
 comment on function private.rate(bigint, bigint) is 'Per cent with two decimals; null of nothing.';
 
+create function private.day_start(day date, timezone text)
+returns timestamptz
+language sql
+stable
+parallel safe
+set search_path = ''
+as $$
+  -- Where the clocks go back from one o'clock to midnight there are two midnights: a day begins with the first.
+  select (day::timestamp - interval '1 microsecond') at time zone timezone + interval '1 microsecond'
+$$;
+comment on function private.day_start(date, text) is 'When a local day begins; the day before it ends then.';
+
 -- dashboard_metrics ---------------------------------------------------------------------------------------------------
 
 create materialized view analytics.dashboard_metrics as
@@ -28,22 +40,16 @@ with today as (
   select
     o.id as organization_id,
     d.local_date,
-    d.local_date::timestamp at time zone o.timezone as day_start,
-    (d.local_date + 1)::timestamp at time zone o.timezone as day_end,
+    d.day_start,
+    private.day_start(d.local_date + 1, o.timezone) as day_end,
     -- An id is made when its row is written, or after: so the primary key finds today's. A second is for clocks set back a little.
-    private.uuid_v7(d.local_date::timestamp at time zone o.timezone - interval '1 second') as first_id,
+    private.uuid_v7(d.day_start - interval '1 second') as first_id,
     date_trunc('week', d.local_date::timestamp)::date as week_start,
     date_trunc('month', d.local_date::timestamp)::date as month_start,
     (date_trunc('month', d.local_date::timestamp) + interval '1 month')::date as month_end
   from public.organizations o
-  cross join lateral (select (now() at time zone o.timezone)::date as local_date) d
-),
-new_contacts as (
-  select c.organization_id, count(*) as total
-  from public.contacts c
-  join today t on t.organization_id = c.organization_id
-  where c.created_at >= t.day_start and c.created_at < t.day_end and c.merged_into_id is null
-  group by c.organization_id
+  cross join lateral (select (now() at time zone o.timezone)::date as day) n
+  cross join lateral (select n.day as local_date, private.day_start(n.day, o.timezone) as day_start) d
 )
 select
   t.organization_id,
@@ -61,7 +67,7 @@ select
   v.active_conversations,
   v.conversations_waiting_human,
   v.unread_conversations,
-  coalesce(n.total, 0) as new_contacts_today,
+  c.new_contacts_today,
   m.messages_today,
   a.avg_ai_confidence_7d,
   a.ai_actions_7d
@@ -99,6 +105,13 @@ cross join lateral (
   where i.organization_id = t.organization_id and i.is_open
 ) v
 cross join lateral (
+  select count(*) as new_contacts_today
+  from public.contacts i
+  where i.organization_id = t.organization_id
+    and i.created_at >= t.day_start and i.created_at < t.day_end
+    and i.merged_into_id is null
+) c
+cross join lateral (
   select count(*) as messages_today
   from public.messages i
   where i.organization_id = t.organization_id
@@ -108,9 +121,8 @@ cross join lateral (
 cross join lateral (
   select round(avg(i.confidence_score), 3) as avg_ai_confidence_7d, count(*) as ai_actions_7d
   from public.ai_interactions i
-  where i.organization_id = t.organization_id and i.created_at >= now() - interval '7 days'
-) a
-left join new_contacts n on n.organization_id = t.organization_id;
+  where i.organization_id = t.organization_id and i.created_at >= now() - interval '7 days' and i.created_at <= now()
+) a;
 
 comment on materialized view analytics.dashboard_metrics is 'The figures of today, this week and this month: one row an organization, every five minutes.';
 comment on column analytics.dashboard_metrics.local_date is 'The local day that "today" means.';
@@ -140,8 +152,10 @@ with tenants as (
   select
     o.id as organization_id,
     o.timezone,
-    ((now() at time zone o.timezone)::date - 399)::timestamp at time zone o.timezone as since
+    private.day_start(d.local_date - 399, o.timezone) as since,
+    private.day_start(d.local_date + 1, o.timezone) as until
   from public.organizations o
+  cross join lateral (select (now() at time zone o.timezone)::date as local_date) d
 ),
 conversations as (
   select
@@ -153,7 +167,7 @@ conversations as (
     count(*) filter (where v.status = 'closed') as closed_conversations,
     round(avg(v.satisfaction_score), 2) as avg_satisfaction_score
   from tenants t
-  join public.conversations v on v.organization_id = t.organization_id and v.created_at >= t.since
+  join public.conversations v on v.organization_id = t.organization_id and v.created_at >= t.since and v.created_at < t.until
   group by 1, 2
 ),
 messages as (
@@ -166,7 +180,7 @@ messages as (
     count(*) filter (where m.direction = 'outbound' and m.sender = 'bot') as bot_messages,
     count(*) filter (where m.direction = 'outbound' and m.sender = 'human') as human_messages
   from tenants t
-  join public.messages m on m.organization_id = t.organization_id and m.created_at >= t.since
+  join public.messages m on m.organization_id = t.organization_id and m.created_at >= t.since and m.created_at < t.until
   group by 1, 2
 ),
 -- What was said, in turn: reactions and notices of ours are no turns.
@@ -182,7 +196,7 @@ turns as (
     lag(m.sender) over w as previous_sender,
     lag(m.created_at) over w as previous_at
   from tenants t
-  join public.messages m on m.organization_id = t.organization_id and m.created_at >= t.since
+  join public.messages m on m.organization_id = t.organization_id and m.created_at >= t.since and m.created_at < t.until
   where m.message_type <> 'reaction' and m.sender <> 'system'
   window w as (partition by m.conversation_id order by m.id)
 ),
@@ -197,11 +211,13 @@ replies as (
   left join lateral (
     select p.sender, p.created_at
     from public.messages p
-    where p.conversation_id = r.conversation_id and p.organization_id = r.organization_id and p.id < r.id
+    -- Said in here, so that it is looked up for no other.
+    where r.previous_sender is null
+      and p.conversation_id = r.conversation_id and p.organization_id = r.organization_id and p.id < r.id
       and p.message_type <> 'reaction' and p.sender <> 'system'
     order by p.id desc
     limit 1
-  ) e on r.previous_sender is null
+  ) e on true
   where r.direction = 'outbound'
     and r.sender in ('ai', 'bot', 'human')
     and coalesce(r.previous_sender, e.sender) = 'contact'
@@ -225,7 +241,7 @@ ai as (
     round(avg(a.confidence_score), 3) as avg_ai_confidence,
     private.rate(count(*) filter (where a.success), count(*)) as ai_success_rate
   from tenants t
-  join public.ai_interactions a on a.organization_id = t.organization_id and a.created_at >= t.since
+  join public.ai_interactions a on a.organization_id = t.organization_id and a.created_at >= t.since and a.created_at < t.until
   group by 1, 2
 )
 select
@@ -470,9 +486,11 @@ select
   count(*) filter (where l.status = 'fechado') as leads_closed,
   private.rate(count(*) filter (where l.status = 'fechado'), count(*)) as conversion_rate
 from public.organizations o
+cross join lateral (select (now() at time zone o.timezone)::date as local_date) d
 join public.leads l
   on l.organization_id = o.id
-  and l.created_at >= ((now() at time zone o.timezone)::date - 399)::timestamp at time zone o.timezone
+  and l.created_at >= private.day_start(d.local_date - 399, o.timezone)
+  and l.created_at < private.day_start(d.local_date + 1, o.timezone)
 where not l.over_limit and l.merged_into_id is null
 group by 1, 2, 3;
 
@@ -558,6 +576,7 @@ security definer -- nobody else may read "analytics"
 set search_path = ''
 as $$
 declare
+  member_of constant uuid[] := private.member_organizations('viewer');
   readable constant uuid[] := private.organizations_with_all_leads();
 begin
   if private.is_service() then
@@ -568,7 +587,8 @@ begin
   select v.*
   from analytics.consultant_metrics v
   where v.organization_id = any (readable)
-    or (v.organization_id, v.professional_id) in (select p.organization_id, p.professional_id from private.own_professionals() p);
+    or v.organization_id = any (member_of)
+      and (v.organization_id, v.professional_id) in (select p.organization_id, p.professional_id from private.own_professionals() p);
 end;
 $$;
 comment on function private.consultant_metrics_rows() is 'See public.consultant_metrics.';
@@ -649,6 +669,7 @@ security definer -- nobody else may read "analytics"
 set search_path = ''
 as $$
 declare
+  member_of constant uuid[] := private.member_organizations('viewer');
   readable constant uuid[] := private.organizations_with_all_leads();
 begin
   if private.is_service() then
@@ -659,7 +680,8 @@ begin
   select v.*
   from analytics.daily_lead_stats v
   where v.organization_id = any (readable)
-    or (v.organization_id, v.professional_id) in (select p.organization_id, p.professional_id from private.own_professionals() p);
+    or v.organization_id = any (member_of)
+      and (v.organization_id, v.professional_id) in (select p.organization_id, p.professional_id from private.own_professionals() p);
 end;
 $$;
 comment on function private.daily_lead_stats_rows() is 'See public.daily_lead_stats.';

@@ -90,6 +90,7 @@ set search_path = ''
 as $$
 declare
   view text;
+  refreshed jsonb;
 begin
   for view in
     select c.relname
@@ -97,7 +98,10 @@ begin
     where c.relnamespace = 'analytics'::regnamespace and c.relkind = 'm'
     order by c.relname
   loop
-    return next private.refresh_analytics_view(view);
+    refreshed := private.refresh_analytics_view(view);
+    return next refreshed;
+    -- Its time is up or it was called off, and so is all of it: Postgres does not begin to count again within a statement.
+    exit when refreshed ->> 'error' like '%(57014)';
   end loop;
 end;
 $$;
@@ -151,7 +155,7 @@ declare
   first_id uuid;
 begin
   perform private.require_role(organization_id, 'viewer');
-  select d.local_date, d.local_date::timestamp at time zone o.timezone, (d.local_date + 1)::timestamp at time zone o.timezone
+  select d.local_date, private.day_start(d.local_date, o.timezone), private.day_start(d.local_date + 1, o.timezone)
   into today, day_start, day_end
   from public.organizations o
   cross join lateral (select (now() at time zone o.timezone)::date as local_date) d

@@ -1,7 +1,7 @@
 // Computing the analytics anew disturbs nobody, ends, and is known to have failed when it did: on a stack where nothing
 // refreshes unless a test says so. BALCAO_TEST_SEED repeats the random business.
 
-import { setTimeout as sleep } from 'node:timers/promises'
+import { randomUUID } from 'node:crypto'
 import postgres from 'postgres'
 import { afterAll, beforeAll, describe, expect, onTestFinished, test } from 'vitest'
 import { type Stack, startStack } from '../../local/stack.ts'
@@ -282,16 +282,31 @@ describe('what a refresh holds back', () => {
     expect(limit).toMatch(/^statement_timeout=\d+min$/)
     const setTo = async (value: string) => {
       await sql.unsafe(`alter function ${signature} set statement_timeout = '${value}'`)
-      await sql`notify pgrst, 'reload schema'`
+      await reloaded()
     }
     await setTo(short)
     try {
-      // Which PostgREST has heard of, sooner or later.
-      await sleep(500)
       await within()
     } finally {
       await setTo(limit?.split('=')[1] ?? '5min')
     }
+  }
+
+  /** PostgREST reads limits with its schema; it has done so again when it knows of what was not there before. */
+  async function reloaded(): Promise<void> {
+    const name = `known_${randomUUID().replaceAll('-', '')}`
+    await sql.unsafe(`create function public.${name}() returns int language sql as 'select 1'`)
+    await sql`notify pgrst, 'reload schema'`
+    const headers = { apikey: stack.keys.secret }
+    await seen(
+      async () => {
+        const response = await fetch(`${stack.urls.api}/rest/v1/rpc/${name}`, { method: 'POST', headers })
+        await response.body?.cancel()
+        return response.status
+      },
+      (status) => status !== 404,
+    )
+    await sql.unsafe(`drop function public.${name}()`)
   }
 
   test("called by the API it has the function's limit", async () => {

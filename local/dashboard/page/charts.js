@@ -3,7 +3,7 @@
 import { byId, fill, table } from './elements.js'
 
 /**
- * @typedef {{ label: string, colour: string, values: (number | null)[], kind?: 'bar' | 'line', isDashed?: boolean }} Series
+ * @typedef {{ label: string, colour: string, values: (number | null)[], kind?: 'bar' | 'line' | 'points' }} Series
  * @typedef {object} Drawing
  * @property {string} caption
  * @property {string} summary what somebody who cannot see it should know of it
@@ -62,15 +62,15 @@ function configuration({ labels, rows, series, say, sayOnAxis = say, isStacked =
   const colour = (/** @type {string} */ name) => style.getPropertyValue(`--${name}`).trim()
   const font = { family: style.fontFamily, size: 12 }
   const ticks = { color: colour('soft'), font }
-  const dataset = (/** @type {Series} */ { label, colour: name, values, kind = 'bar', isDashed = false }) => ({
-    type: kind,
+  const dataset = (/** @type {Series} */ { label, colour: name, values, kind = 'bar' }) => ({
+    type: kind === 'bar' ? 'bar' : 'line',
     label,
     data: values,
     backgroundColor: colour(name),
     borderColor: colour(name),
-    ...(kind === 'line'
-      ? { borderWidth: 2, pointRadius: labels.length > 40 ? 0 : 2, tension: .25, spanGaps: true, borderDash: isDashed ? [5, 4] : [] }
-      : { borderWidth: 0, borderRadius: 2, maxBarThickness: 26, categoryPercentage: .82, barPercentage: 1 }),
+    ...(kind === 'points' ? { showLine: false, pointRadius: 3 } : {}),
+    ...(kind === 'line' ? { borderWidth: 2, pointRadius: labels.length > 40 ? 0 : 2, tension: .25, spanGaps: true } : {}),
+    ...(kind === 'bar' ? { borderWidth: 0, borderRadius: 2, maxBarThickness: 26, categoryPercentage: .82, barPercentage: 1 } : {}),
   })
   return {
     // Chart.js types a mixture of bars and lines as neither.

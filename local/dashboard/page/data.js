@@ -122,7 +122,7 @@ export async function readDashboard(client, organization, days, now) {
       .from('bookings')
       .select(`
         id, start_time, status, contact:contacts(name, profile_name, phone_number), pet:pets(name),
-        service:services(name), professional:professionals(name), location:locations(timezone)
+        service:services(name), professional:professionals(name), location:locations(name, timezone)
       `)
       .eq('organization_id', organization.id)
       .eq('booking_date', today)

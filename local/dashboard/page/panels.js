@@ -50,17 +50,20 @@ function showToday({ metrics, today }, { timezone }) {
   fill(
     'today-figures',
     figure('bookings-today', 'Agendamentos', number(metrics.bookings_today), [
-      `${number(metrics.bookings_this_week)} na semana · ${number(metrics.bookings_this_month)} no mês`,
+      `${number(metrics.bookings_this_week)} na semana`,
+      `${number(metrics.bookings_this_month)} no mês`,
     ]),
     figure('revenue-today', 'Faturamento', reais(metrics.revenue_today_cents), [
       `${reais(metrics.revenue_this_week_cents)} na semana`,
       `${reais(metrics.revenue_this_month_cents)} no mês`,
     ]),
     figure('waiting-now', 'Esperando uma pessoa', number(metrics.conversations_waiting_human), [
-      `${counted(metrics.active_conversations, 'conversa aberta', 'conversas abertas')} · ${number(metrics.unread_conversations)} não lidas`,
+      counted(metrics.active_conversations, 'conversa aberta', 'conversas abertas'),
+      counted(metrics.unread_conversations, 'não lida', 'não lidas'),
     ], metrics.conversations_waiting_human > 0 ? 'alert' : ''),
     figure('no-show-month', 'Faltas no mês', percent(metrics.no_show_rate_this_month), [
-      `${counted(metrics.no_shows_this_month, 'falta', 'faltas')} · ${counted(metrics.completed_this_month, 'atendimento', 'atendimentos')}`,
+      counted(metrics.no_shows_this_month, 'falta', 'faltas'),
+      counted(metrics.completed_this_month, 'atendimento', 'atendimentos'),
     ]),
     figure('new-contacts', 'Novos contatos', number(metrics.new_contacts_today), [
       counted(metrics.messages_today, 'mensagem hoje', 'mensagens hoje'),
@@ -117,6 +120,8 @@ function showWaiting({ waiting }, { timezone }, now) {
 /** @param {Dashboard} dashboard @param {Organization} organization @param {Date} now */
 function showBookings({ bookings }, { timezone }, now) {
   const list = byId('bookings-list', HTMLElement)
+  // A place may keep another time than its organization: then it is named, so that 11:00 after 11:30 is no riddle.
+  const isElsewhere = (/** @type {{ timezone: string | null } | null} */ location) => (location?.timezone ?? timezone) !== timezone
   const isNew = list.childElementCount === 0
   const live = bookings.filter(({ status }) => status !== 'cancelled')
   say('bookings-count', live.length === 0 ? '' : number(live.length))
@@ -127,13 +132,12 @@ function showBookings({ bookings }, { timezone }, now) {
       element(
         'li',
         { class: status },
-        // A place may keep another time than its organization.
         element('time', { datetime: start_time }, clock(start_time, location?.timezone ?? timezone)),
         element(
           'div',
           {},
           element('p', { class: 'who' }, element('b', {}, nameOf(contact)), ...(pet === null ? [] : [` · ${pet.name}`])),
-          element('p', {}, [service?.name, professional?.name].filter(Boolean).join(' · ')),
+          element('p', {}, [service.name, professional?.name, isElsewhere(location) ? location?.name : null].filter(Boolean).join(' · ')),
         ),
         chip(BOOKING[status] ?? status, status),
       )
@@ -167,7 +171,9 @@ function showPeriod(dashboard) {
       ` ${number(now.resolved)} de ${number(now.closed)} encerradas`,
     ]),
     figure('period-response', 'Tempo de resposta', duration(now.response), [
-      `num dia típico; IA ${duration(now.aiResponse)}, 5% mais lentas ${duration(now.slowResponse)}`,
+      'num dia típico',
+      `IA ${duration(now.aiResponse)}`,
+      `5% mais lentas ${duration(now.slowResponse)}`,
     ]),
     figure('period-satisfaction', 'Satisfação', now.satisfaction === null ? NOTHING : `${decimal(now.satisfaction)} de 5`, ['média dos dias com nota']),
   )
@@ -175,8 +181,9 @@ function showPeriod(dashboard) {
 
 /** Money and counts: in per cent of what they were. @param {number} value @param {number} before @param {'good' | ''} more */
 function growth(value, before, more) {
-  if (before === 0) return change('', 'sem período anterior', '')
+  if (before === 0) return element('span', {}, 'sem período anterior')
   const difference = 100 * (value - before) / before
+  if (Math.abs(difference) < .05) return change('= ', 'o mesmo', '')
   return change(
     arrow(difference),
     `${percent(Math.abs(difference))} ${difference < 0 ? 'a menos' : 'a mais'}`,
@@ -186,25 +193,25 @@ function growth(value, before, more) {
 
 /** Rates: in points. @param {number | null} value @param {number | null} before @param {'up' | 'down'} better */
 function points(value, before, better) {
-  if (value === null || before === null) return change('', 'sem período anterior', '')
+  if (value === null || before === null) return element('span', {}, 'sem período anterior')
   const difference = value - before
+  if (Math.abs(difference) < .05) return change('= ', 'o mesmo', '')
   return change(
     arrow(difference),
     `${decimal(Math.abs(difference))} p.p. ${difference < 0 ? 'a menos' : 'a mais'}`,
-    Math.abs(difference) < .05 ? '' : difference > 0 === (better === 'up') ? 'good' : 'bad',
+    difference > 0 === (better === 'up') ? 'good' : 'bad',
   )
 }
 
 /** @param {number} difference */
 function arrow(difference) {
-  return Math.abs(difference) < .05 ? '= ' : difference < 0 ? '▼ ' : '▲ '
+  return difference < 0 ? '▼ ' : '▲ '
 }
 
 /** @param {string} sign @param {string} text @param {string} tone */
 function change(sign, text, tone) {
-  const made = element('span', { class: `change ${tone}` })
-  if (sign !== '') made.append(element('span', { 'aria-hidden': 'true' }, sign))
-  made.append(text, unseen(' que no período anterior;'))
+  const made = element('span', { class: `change ${tone}` }, element('span', { 'aria-hidden': 'true' }, sign), text)
+  made.append(unseen(' que no período anterior;'))
   return made
 }
 
@@ -309,7 +316,7 @@ function showCharts({ period, conversations, appointments, leads }) {
     series: [
       { label: 'IA', colour: 'series-good', kind: 'line', values: speed((row) => row.median_ai_response_time_seconds) },
       { label: 'Todos', colour: 'series-cool', kind: 'line', values: speed((row) => row.median_response_time_seconds) },
-      { label: '5% mais lentas', colour: 'series-warm', kind: 'line', isDashed: true, values: speed((row) => row.p95_response_time_seconds) },
+      { label: '5% mais lentas', colour: 'series-warm', kind: 'points', values: speed((row) => row.p95_response_time_seconds) },
     ],
   })
 
@@ -388,23 +395,23 @@ function showServices({ services }) {
       'Serviços nos últimos 90 dias',
       [
         { title: 'Serviço', isNumber: false },
+        { title: 'Faturamento' },
         { title: 'Agendados' },
         { title: 'Realizados' },
         { title: 'Faltas' },
         { title: 'Cancelados' },
         { title: 'Clientes' },
         { title: 'Ticket médio' },
-        { title: 'Faturamento' },
       ],
       services.map((row) => [
         row.service_name,
+        reais(row.revenue_90d_cents),
         number(row.total_bookings_90d),
         number(row.completed_bookings_90d),
         number(row.no_show_bookings_90d),
         number(row.cancelled_bookings_90d),
         number(row.unique_customers_90d),
         reais(row.avg_booking_value_cents),
-        reais(row.revenue_90d_cents),
       ]),
     )]),
   )
