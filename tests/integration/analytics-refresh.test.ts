@@ -280,9 +280,23 @@ describe('what a refresh holds back', () => {
       select (select s from unnest(p.proconfig) s where s like 'statement_timeout=%') as limit
       from pg_catalog.pg_proc p where p.oid = ${signature}::regprocedure`
     expect(limit).toMatch(/^statement_timeout=\d+min$/)
+    // PostgREST reads limits with its schema; it has done so again when it knows of what was not there before.
     const setTo = async (value: string) => {
-      await sql.unsafe(`alter function ${signature} set statement_timeout = '${value}'`)
-      await reloaded()
+      const name = `known_${randomUUID().replaceAll('-', '')}`
+      await sql.begin(async (tx) => {
+        await tx.unsafe(`alter function ${signature} set statement_timeout = '${value}'`)
+        await tx.unsafe(`create function public.${name}() returns int language sql as 'select 1'`)
+        await tx`notify pgrst, 'reload schema'`
+      })
+      const headers = { apikey: stack.keys.secret }
+      await seen(
+        async () => {
+          const response = await fetch(`${stack.urls.api}/rest/v1/rpc/${name}`, { method: 'POST', headers })
+          await response.body?.cancel()
+          return response.status
+        },
+        (status) => status < 404,
+      )
     }
     await setTo(short)
     try {
@@ -292,34 +306,20 @@ describe('what a refresh holds back', () => {
     }
   }
 
-  /** PostgREST reads limits with its schema; it has done so again when it knows of what was not there before. */
-  async function reloaded(): Promise<void> {
-    const name = `known_${randomUUID().replaceAll('-', '')}`
-    await sql.unsafe(`create function public.${name}() returns int language sql as 'select 1'`)
-    await sql`notify pgrst, 'reload schema'`
-    const headers = { apikey: stack.keys.secret }
-    await seen(
-      async () => {
-        const response = await fetch(`${stack.urls.api}/rest/v1/rpc/${name}`, { method: 'POST', headers })
-        await response.body?.cancel()
-        return response.status
-      },
-      (status) => status !== 404,
-    )
-    await sql.unsafe(`drop function public.${name}()`)
-  }
-
   test("called by the API it has the function's limit", async () => {
     await withLimit('public.refresh_analytics_view(text)', '300ms', async () => {
-      await inTheWay('bookings')
-      expect(await refresh('clinic_metrics_daily')).toMatchObject({ refreshed: false, error: expect.stringContaining('(57014)') })
+      const blocker = await inTheWay('bookings')
+      const answer = await refresh('clinic_metrics_daily')
+      await blocker.out()
+      expect(answer).toMatchObject({ refreshed: false, error: expect.stringContaining('(57014)') })
     })
   })
 
   test('so has the call that refreshes all', async () => {
     await withLimit('public.refresh_analytics_views()', '300ms', async () => {
-      await inTheWay('organizations')
+      const blocker = await inTheWay('organizations')
       const answers = valueOf(await platform.rpc('refresh_analytics_views'))
+      await blocker.out()
       expect(answers.length).toBeGreaterThan(0)
       // Postgres counts a statement's time once: what comes after its end would have no limit at all.
       for (const answer of answers) expect(answer).toMatchObject({ refreshed: false, error: expect.stringContaining('(57014)') })
@@ -331,9 +331,9 @@ describe('what a refresh holds back', () => {
       const blocker = await inTheWay('bookings')
       const args = { name: 'refresh_clinic_metrics_daily', force: true }
       const run = valueOf(await platform.rpc('run_schedule', args))
+      await blocker.out()
       expect(JSON.stringify(run)).toContain('57014')
       expect(run).toMatchObject({ ran: true })
-      await blocker.out()
       expect(valueOf(await platform.rpc('run_schedule', args))).toMatchObject({
         ran: true,
         error: null,
