@@ -4,7 +4,7 @@ import { createRpc } from '../_shared/rpc.ts'
 import { createHandler } from './handler.ts'
 
 // A monitor does not wait long either.
-const DATABASE_TIMEOUT_MS = 10_000
+const DATABASE_TIMEOUT_MS = 5_000
 
 const { url, secretKey, secretKeys } = supabaseEnv(Deno.env)
 
