@@ -1,5 +1,5 @@
 // What the dashboards show: the views, read as an owner reads them, and a slow reference in TypeScript agree on every
-// figure of businesses in six zones, whose rows lie on both sides of every edge.
+// figure of businesses in seven zones, whose rows lie on both sides of every edge.
 //
 // The reference is held against a business that was counted by hand first. BALCAO_TEST_SEED repeats the random ones, though
 // around the time at which this runs.
@@ -125,6 +125,8 @@ describe('the reference, by hand', () => {
     expect(localDay('America/Rio_Branco', EARLY)).toBe('2026-07-15')
     expect(localDay('America/Rio_Branco', EARLY - 31 * MINUTE)).toBe('2026-07-14')
     expect(localDay('Pacific/Auckland', EARLY)).toBe('2026-07-15')
+    // Clocks were put back from one to midnight.
+    expect(isoOf(midnightOf('Atlantic/Azores', '2026-10-25'))).toBe('2026-10-25T00:00:00.000000Z')
     // The day on which clocks were put forward had 23 hours.
     expect(midnightOf('Europe/Lisbon', '2026-03-30') - midnightOf('Europe/Lisbon', '2026-03-29')).toBe(23 * 60 * MINUTE)
   })
@@ -330,6 +332,8 @@ const MOMENTS = [
   ['Pacific/Auckland', '2026-09-27 23:59', 'a day of 23 hours, half a day ahead'],
   ['America/Santiago', '2026-09-06 01:00', 'a day without a midnight'],
   ['America/Santiago', '2027-04-03 23:30', 'an evening that comes twice'],
+  ['Atlantic/Azores', '2026-10-25 00:00', 'a day with two midnights'],
+  ['Atlantic/Azores', '2027-11-28 12:00', 'such a day 399 days ago'],
 ] as const
 
 describe(`the views and the reference agree (BALCAO_TEST_SEED=${seed})`, () => {

@@ -17,18 +17,20 @@ import {
   MINUTE,
   SECOND,
 } from './analytics-reference.ts'
-import { instantOf } from './availability-reference.ts'
+import { instantOf, instantsOf } from './availability-reference.ts'
 
 export type Random = (below: number) => number
 
-/** Four hours west and three east of Greenwich, and three that change their clocks within every 400 days. */
+/** Behind Greenwich and ahead of it, with clocks that change within every 400 days and such that do not. */
 export const TIMEZONES = [
   'America/Sao_Paulo',
   'America/Rio_Branco',
   'America/Noronha',
   'Europe/Lisbon',
   'Pacific/Auckland',
+  // Clocks change at midnight, which is not there then, and to midnight, which comes twice.
   'America/Santiago',
+  'Atlantic/Azores',
 ] as const
 
 const DAY = 24 * HOUR
@@ -44,8 +46,10 @@ export function isoOf(instant: Instant): string {
   return new Date(milliseconds).toISOString().replace('Z', `${rest}`.padStart(3, '0') + 'Z')
 }
 
+/** Where a day begins: with the first midnight if there are two, or what comes instead if there is none. */
 export function midnightOf(timezone: string, day: Day): Instant {
-  return instantOf(timezone, `${day} 00:00`) * MINUTE
+  const [first = instantOf(timezone, `${day} 00:00`)] = instantsOf(timezone, `${day} 00:00`)
+  return first * MINUTE
 }
 
 export function randomBusiness(random: Random, timezone: string, now: Instant): Business {
