@@ -11,6 +11,7 @@
  * @typedef {{ first: string, last: string, before: string }} Period
  */
 
+const SESSION = 'balcao-dashboard'
 const TIMEOUT_MS = 30_000
 /** What the Data API gives at most in one answer. */
 const PAGE = 1000
@@ -25,7 +26,7 @@ const LISTED = 200
  */
 export function connect(url, publishableKey) {
   return supabase.createClient(url, publishableKey, {
-    auth: { storage: sessionStorage, storageKey: 'balcao-dashboard', detectSessionInUrl: false },
+    auth: { storage: sessionStorage, storageKey: SESSION, detectSessionInUrl: false },
     // A computer that slept wakes up with requests that nobody will answer.
     global: {
       fetch: (input, init = {}) => {
@@ -42,9 +43,10 @@ export async function signIn(client, email, password) {
   if (error !== null) throw error
 }
 
-/** Forgets the session, whether or not the server could be told. @param {Client} client */
+/** Forgets the session, whether or not the server could be told: supabase-js alone keeps it when nobody answers. @param {Client} client */
 export async function signOut(client) {
   await client.auth.signOut({ scope: 'local' })
+  sessionStorage.removeItem(SESSION)
 }
 
 /** Those to which whoever is signed in belongs. @param {Client} client */
@@ -102,7 +104,7 @@ export async function readDashboard(client, organization, days, now) {
       .from('consultant_metrics')
       .select(`
         professional_id, name, total_leads, leads_novo, leads_em_contato, leads_agendado,
-        leads_fechado, leads_perdido, conversion_rate, total_conversations
+        leads_fechado, leads_perdido, total_conversations
       `)
       .eq('organization_id', organization.id)
       .order('total_leads', { ascending: false })

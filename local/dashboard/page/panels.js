@@ -61,7 +61,7 @@ function showToday({ metrics, today }, { timezone }) {
       counted(metrics.active_conversations, 'conversa aberta', 'conversas abertas'),
       counted(metrics.unread_conversations, 'não lida', 'não lidas'),
     ], metrics.conversations_waiting_human > 0 ? 'alert' : ''),
-    figure('no-show-month', 'Faltas no mês', percent(metrics.no_show_rate_this_month), [
+    figure('no-show-month', 'Faltas no mês', percent(share(metrics.no_shows_this_month, metrics.completed_this_month + metrics.no_shows_this_month)), [
       counted(metrics.no_shows_this_month, 'falta', 'faltas'),
       counted(metrics.completed_this_month, 'atendimento', 'atendimentos'),
     ]),
@@ -379,7 +379,7 @@ function showProfessionals({ professionals }) {
         row.name ?? 'Sem profissional',
         number(row.total_leads),
         number(row.leads_fechado),
-        percent(row.conversion_rate),
+        percent(share(row.leads_fechado, row.total_leads)),
         number(row.total_conversations),
       ]),
     )]),
