@@ -2,8 +2,10 @@
 
 import type { Database as Generated, Json } from './database.types.ts'
 import type { FlowDefinition } from './flow-definition.ts'
+import type { AlertCheck, SystemHealth } from './health.ts'
 import type {
   Address,
+  AlertTelling,
   FreeObject,
   MessageMedia,
   MessageMetadata,
@@ -41,6 +43,7 @@ interface JsonColumns {
     retention_overrides: RetentionOverrides
   }
   organizations: { metadata: FreeObject }
+  system_alerts: { detail: FreeObject; tellings: AlertTelling[] }
   webhook_deliveries: { event_type: WebhookEventType; payload: WebhookEvent }
   webhook_endpoints: { event_types: WebhookEventType[] }
   webhook_events: { payload: FreeObject; headers: Record<string, string> }
@@ -343,6 +346,8 @@ interface JsonAnswers {
   record_ab_test_conversion: Row<'ab_test_assignments'>
   schedule_followup: Row<'scheduled_followups'>
   send_notification: JobDone
+  check_alerts: AlertCheck
+  system_health: SystemHealth
   get_available_slots: AvailableSlot[]
   get_flow_facts: { kind: string } & FreeObject
   get_lead_usage: LeadUsage

@@ -2160,6 +2160,72 @@ export type Database = {
           },
         ]
       }
+      'system_alerts': {
+        Row: {
+          'detail': NonNullable<Json>
+          'id': string
+          'kind': string
+          'last_seen_at': string
+          'message': string
+          'opened_at': string
+          'organization_id': string | null
+          'reopened_count': number
+          'resolved_at': string | null
+          'severity': Database['public']['Enums']['alert_severity']
+          'subject': string
+          'tellings': NonNullable<Json>
+          'told_as': string | null
+          'told_at': string | null
+          'told_severity': Database['public']['Enums']['alert_severity'] | null
+          'value': number | null
+        }
+        ComputedFields: never
+        Insert: {
+          'detail'?: NonNullable<Json>
+          'id'?: string
+          'kind': string
+          'last_seen_at'?: string
+          'message': string
+          'opened_at'?: string
+          'organization_id'?: string | null
+          'reopened_count'?: number
+          'resolved_at'?: string | null
+          'severity': Database['public']['Enums']['alert_severity']
+          'subject'?: string
+          'tellings'?: NonNullable<Json>
+          'told_as'?: string | null
+          'told_at'?: string | null
+          'told_severity'?: Database['public']['Enums']['alert_severity'] | null
+          'value'?: number | null
+        }
+        Update: {
+          'detail'?: NonNullable<Json>
+          'id'?: string
+          'kind'?: string
+          'last_seen_at'?: string
+          'message'?: string
+          'opened_at'?: string
+          'organization_id'?: string | null
+          'reopened_count'?: number
+          'resolved_at'?: string | null
+          'severity'?: Database['public']['Enums']['alert_severity']
+          'subject'?: string
+          'tellings'?: NonNullable<Json>
+          'told_as'?: string | null
+          'told_at'?: string | null
+          'told_severity'?: Database['public']['Enums']['alert_severity'] | null
+          'value'?: number | null
+        }
+        Relationships: [
+          {
+            foreignKeyName: 'system_alerts_organization_id_fkey'
+            columns: ['organization_id']
+            isOneToOne: false
+            referencedRelation: 'organizations'
+            referencedColumns: ['id']
+          },
+        ]
+      }
       'time_off': {
         Row: {
           'created_at': string
@@ -3082,6 +3148,7 @@ export type Database = {
           isSetofReturn: false
         }
       }
+      'check_alerts': { Args: Record<PropertyKey, never>; Returns: Json }
       'claim_jobs': {
         Args: {
           'after'?: string
@@ -4520,6 +4587,7 @@ export type Database = {
           isSetofReturn: false
         }
       }
+      'system_health': { Args: Record<PropertyKey, never>; Returns: Json }
       'take_over_conversation': {
         Args: { 'control_epoch'?: number; 'conversation_id': string; 'organization_id'?: string }
         Returns: {
@@ -4716,6 +4784,7 @@ export type Database = {
     }
     Enums: {
       'ab_variant': 'a' | 'b'
+      'alert_severity': 'warning' | 'critical'
       'booking_confirmer': 'patient' | 'agent' | 'system'
       'booking_creator': 'ai' | 'flow' | 'human' | 'customer' | 'system'
       'booking_status': 'hold' | 'scheduled' | 'confirmed' | 'completed' | 'cancelled' | 'no_show'
@@ -4751,6 +4820,7 @@ export type Database = {
         | 'waiting_list_offer'
         | 'feedback'
         | 'follow_up'
+        | 'alert'
       'message_direction': 'inbound' | 'outbound'
       'message_sender': 'contact' | 'bot' | 'ai' | 'human' | 'system'
       'message_status': 'received' | 'queued' | 'sent' | 'failed' | 'delivered' | 'read' | 'played'
@@ -4914,6 +4984,7 @@ export const Constants = {
   'public': {
     Enums: {
       'ab_variant': ['a', 'b'],
+      'alert_severity': ['warning', 'critical'],
       'booking_confirmer': ['patient', 'agent', 'system'],
       'booking_creator': ['ai', 'flow', 'human', 'customer', 'system'],
       'booking_status': ['hold', 'scheduled', 'confirmed', 'completed', 'cancelled', 'no_show'],
@@ -4950,6 +5021,7 @@ export const Constants = {
         'waiting_list_offer',
         'feedback',
         'follow_up',
+        'alert',
       ],
       'message_direction': ['inbound', 'outbound'],
       'message_sender': ['contact', 'bot', 'ai', 'human', 'system'],

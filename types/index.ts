@@ -30,6 +30,7 @@ export type { BusinessError, BusinessErrorCode, BusinessErrorName } from './erro
 export * from './flow-definition.ts'
 export { findProblems, flowProblemNames } from './flow-problems.ts'
 export type { FlowProblem, FlowProblemName } from './flow-problems.ts'
+export type { AlertCheck, SystemHealth } from './health.ts'
 export * from './json.ts'
 export * from './outbound.ts'
 export { createTenantClient, tenantClient } from './tenant-client.ts'

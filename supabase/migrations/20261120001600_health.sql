@@ -705,9 +705,6 @@ comment on function private.find_partitions_ahead(private.alert_rules, timestamp
 
 -- Deliveries that came to nothing -------------------------------------------------------------------------------------
 
-create index webhook_events_processing_error_idx on public.webhook_events (created_at) where processing_error is not null;
-comment on index public.webhook_events_processing_error_idx is 'What came for nobody or was not understood lately, of every tenant.';
-
 create function private.find_unprocessed_webhooks(rule private.alert_rules, at timestamptz)
 returns setof private.alert_finding
 language plpgsql

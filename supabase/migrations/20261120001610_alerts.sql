@@ -42,7 +42,7 @@ comment on column public.system_alerts.reopened_count is 'How often it came back
 comment on column public.system_alerts.told_at is 'When the organization was last told that it opened (told_severity: how bad it was then).';
 comment on column public.system_alerts.told_as is 'What it was told last: opened, or resolved.';
 comment on column public.system_alerts.tellings is
-  'What came of telling each owner over WhatsApp, the last twenty: {at, as, number_id, result: queued | outside_window | no_number | opted_out | blocked | …, message_id}.';
+  'What came of telling each owner over WhatsApp, the last twenty; shape alertTelling in types/.';
 create unique index system_alerts_one_open_idx on public.system_alerts (organization_id, kind, subject) nulls not distinct
   where resolved_at is null;
 create index system_alerts_organization_id_idx on public.system_alerts (organization_id, opened_at desc);
