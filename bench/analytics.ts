@@ -31,7 +31,7 @@ const TENANTS = 5
 const isQuick = process.argv.includes('--quick')
 const size = isQuick
   ? { houses: { few: 10, many: 100 }, refreshes: 2, rounds: 3, calls: 20, pages: 20, webhooks: 500 }
-  : { houses: { few: 100, many: 1_000 }, refreshes: 3, rounds: 5, calls: 40, pages: 100, webhooks: 2_000 }
+  : { houses: { few: 100, many: 1_000 }, refreshes: 2, rounds: 3, calls: 40, pages: 100, webhooks: 1_000 }
 
 interface Bench {
   stack: Stack
