@@ -54,10 +54,14 @@ beforeEach(async () => {
   page.on('console', (message) => message.type() === 'error' && complaints.push(message.text()))
   page.on('websocket', (socket) => complaints.push(socket.url()))
   page.on('request', (asked) => {
-    const ours = ['/dashboard', '/auth/v1/', '/rest/v1/'].some((path) => asked.url().startsWith(`${stack.urls.api}${path}`))
+    const ours = ['/dashboard', '/auth/v1/', '/rest/v1/'].some((path) =>
+      asked.url().startsWith(`${stack.urls.api}${path}`)
+    )
     if (!ours && !asked.url().startsWith('data:')) complaints.push(asked.url())
     // It only reads.
-    if (asked.url().includes('/rest/v1/') && !['GET', 'OPTIONS'].includes(asked.method())) complaints.push(`${asked.method()} ${asked.url()}`)
+    if (asked.url().includes('/rest/v1/') && !['GET', 'OPTIONS'].includes(asked.method())) {
+      complaints.push(`${asked.method()} ${asked.url()}`)
+    }
   })
 })
 afterEach(async ({ task }) => {
@@ -102,16 +106,22 @@ async function refreshed(): Promise<void> {
 
 async function picture(name: string, fullPage = false): Promise<void> {
   const folder = process.env.BALCAO_SCREENSHOTS
-  if (folder !== undefined) await page.screenshot({ path: join(folder, `${name}.png`), animations: 'disabled', fullPage })
+  if (folder !== undefined) {
+    await page.screenshot({ path: join(folder, `${name}.png`), animations: 'disabled', fullPage })
+  }
 }
 
 // What the tables say ---------------------------------------------------------------------------------------------------
 
 const reais = (cents: number | null) =>
-  cents === null ? '–' : plain(new Intl.NumberFormat('pt-BR', { style: 'currency', currency: 'BRL' }).format(cents / 100))
+  cents === null
+    ? '–'
+    : plain(new Intl.NumberFormat('pt-BR', { style: 'currency', currency: 'BRL' }).format(cents / 100))
 const number = (count: number) => new Intl.NumberFormat('pt-BR').format(count)
 const percent = (part: number, whole: number) =>
-  whole === 0 ? '–' : new Intl.NumberFormat('pt-BR', { style: 'percent', maximumFractionDigits: 1 }).format(part / whole)
+  whole === 0
+    ? '–'
+    : new Intl.NumberFormat('pt-BR', { style: 'percent', maximumFractionDigits: 1 }).format(part / whole)
 const shortDay = (date: string) => date.replace(/^\d+-(\d+)-(\d+)$/, '$2/$1')
 
 interface Day {
@@ -199,8 +209,16 @@ describe.each(OWNERS)('%s of %s', (email, name) => {
       confidence: [await figure('ai-confidence'), ...await notes('ai-confidence')],
     }).toEqual({
       bookings: [number(is('today')), `${number(is('week'))} na semana`, `${number(is('month'))} no mês`],
-      revenue: [reais(is('revenue_today')), `${reais(is('revenue_week'))} na semana`, `${reais(is('revenue_month'))} no mês`],
-      waiting: [number(is('waiting')), plural(is('open'), 'conversa aberta', 'conversas abertas'), plural(is('unread'), 'não lida', 'não lidas')],
+      revenue: [
+        reais(is('revenue_today')),
+        `${reais(is('revenue_week'))} na semana`,
+        `${reais(is('revenue_month'))} no mês`,
+      ],
+      waiting: [
+        number(is('waiting')),
+        plural(is('open'), 'conversa aberta', 'conversas abertas'),
+        plural(is('unread'), 'não lida', 'não lidas'),
+      ],
       noShows: [
         percent(is('no_shows'), is('completed') + is('no_shows')),
         plural(is('no_shows'), 'falta', 'faltas'),
@@ -257,16 +275,26 @@ describe.each(OWNERS)('%s of %s', (email, name) => {
       resolution: percent(sum(now, 'resolved'), sum(now, 'closed')),
     })
     const growth = (sum(now, 'conversations') - sum(before, 'conversations')) / sum(before, 'conversations')
-    expect((await notes('period-conversations'))[0]).toContain(`${percent(Math.abs(growth), 1)} ${growth < 0 ? 'a menos' : 'a mais'}`)
+    expect((await notes('period-conversations'))[0]).toContain(
+      `${percent(Math.abs(growth), 1)} ${growth < 0 ? 'a menos' : 'a mais'}`,
+    )
 
     const newestFirst = now.toReversed()
     const withoutDay = (rows: string[][]) => rows.map(([, ...cells]) => cells)
     expect(withoutDay(await rowsOf('appointments-table')))
       .toEqual(newestFirst.map(({ completed, no_shows, cancelled }) => [completed, no_shows, cancelled].map(number)))
-    expect(withoutDay(await rowsOf('revenue-table')).map(([revenue]) => revenue)).toEqual(newestFirst.map(({ revenue }) => reais(revenue)))
+    expect(withoutDay(await rowsOf('revenue-table')).map(([revenue]) => revenue)).toEqual(
+      newestFirst.map(({ revenue }) => reais(revenue)),
+    )
     expect(withoutDay(await rowsOf('conversations-table')))
-      .toEqual(newestFirst.map((day) => [day.resolved, day.escalated, day.conversations - day.resolved - day.escalated].map(number)))
-    expect(withoutDay(await rowsOf('leads-table'))).toEqual(newestFirst.map(({ won, leads }) => [won, leads - won].map(number)))
+      .toEqual(
+        newestFirst.map((day) =>
+          [day.resolved, day.escalated, day.conversations - day.resolved - day.escalated].map(number)
+        ),
+      )
+    expect(withoutDay(await rowsOf('leads-table'))).toEqual(
+      newestFirst.map(({ won, leads }) => [won, leads - won].map(number)),
+    )
     // The last of the trend lines: seven days up to yesterday.
     const week = days.slice(-7)
     expect(withoutDay(await rowsOf('rates-table'))[0]).toEqual([
@@ -294,10 +322,14 @@ describe.each(OWNERS)('%s of %s', (email, name) => {
       if (seconds < 9.95) return `${new Intl.NumberFormat('pt-BR', { maximumFractionDigits: 1 }).format(seconds)} s`
       if (seconds < 60) return `${Math.round(seconds)} s`
       const minutes = Math.round(seconds / 60)
-      return minutes < 60 ? `${minutes} min` : `${Math.floor(minutes / 60)} h${minutes % 60 === 0 ? '' : ` ${minutes % 60} min`}`
+      return minutes < 60
+        ? `${minutes} min`
+        : `${Math.floor(minutes / 60)} h${minutes % 60 === 0 ? '' : ` ${minutes % 60} min`}`
     }
     expect(withoutDay(await rowsOf('responses-table')).map(([ai, all]) => [ai, all])).toEqual(
-      newestFirst.map(({ date }) => speeds.find((speed) => speed.date === date)).map((speed) => [spoken(speed?.ai), spoken(speed?.all)]),
+      newestFirst.map(({ date }) => speeds.find((speed) => speed.date === date)).map((
+        speed,
+      ) => [spoken(speed?.ai), spoken(speed?.all)]),
     )
     expect(complaints).toEqual([])
   })
@@ -316,7 +348,14 @@ describe.each(OWNERS)('%s of %s', (email, name) => {
         .toEqual({ [status]: number(count((row) => row.status === status)) })
     }
     expect(plain(await page.locator('#funnel-total').innerText()))
-      .toBe(`${number(count(() => true))} leads · ${percent(count((row) => row.status === 'fechado'), count(() => true))} fechados`)
+      .toBe(
+        `${number(count(() => true))} leads · ${
+          percent(
+            count((row) => row.status === 'fechado'),
+            count(() => true),
+          )
+        } fechados`,
+      )
     for (const [professional, total, won] of await rowsOf('professionals-table')) {
       const own = (row: typeof leads[number]) => (row.name ?? 'Sem profissional') === professional
       expect([professional, total, won])
@@ -370,7 +409,9 @@ test("another tenant's owner sees his own business only, whatever the address as
     select c.name from public.contacts c join public.organizations o on o.id = c.organization_id where o.name = ${CLINIC}`
   const answers: string[] = []
   page.on('response', (response) => {
-    if (response.url().includes('/rest/v1/') && response.request().method() === 'GET') void response.text().then((text) => answers.push(text))
+    if (response.url().includes('/rest/v1/') && response.request().method() === 'GET') {
+      void response.text().then((text) => answers.push(text))
+    }
   })
   await page.goto(`${stack.urls.api}/dashboard#empresa=${clinic?.id}`)
   await page.getByLabel('E-mail').fill(BRUNA)
@@ -410,11 +451,20 @@ test('who belongs to several organizations chooses; one without anything says so
       response: await figure('period-response'),
       satisfaction: await figure('period-satisfaction'),
     }).toEqual({ revenue: 'R$ 0,00', noShows: '–', confidence: '–', resolution: '–', response: '–', satisfaction: '–' })
-    for (const said of ['Nada marcado para hoje', 'Ninguém está esperando', 'Ainda não há leads', 'Nenhum serviço', 'Ainda não há profissionais']) {
+    for (
+      const said of [
+        'Nada marcado para hoje',
+        'Ninguém está esperando',
+        'Ainda não há leads',
+        'Nenhum serviço',
+        'Ainda não há profissionais',
+      ]
+    ) {
       await page.getByText(said).waitFor()
     }
     expect(await page.locator('#dashboard').innerText()).not.toMatch(/NaN|undefined|null|Infinity/)
     expect((await rowsOf('appointments-table')).length).toBe(28)
+    expect(await page.getByText('Nada neste período.').count()).toBe(6)
     await picture('dashboard-empty-1280', true)
 
     // The one chosen is the one after a reload.
@@ -481,7 +531,10 @@ test('a network that goes away leaves the figures where they are, and says so', 
   await page.getByRole('alert').filter({ hasText: 'O servidor não responde' }).waitFor({ state: 'hidden' })
 
   // A database that refuses is another trouble, with another way out.
-  const refusal = { status: 403, json: { code: '42501', message: 'permission denied for view service_analytics', details: null, hint: null } }
+  const refusal = {
+    status: 403,
+    json: { code: '42501', message: 'permission denied for view service_analytics', details: null, hint: null },
+  }
   await page.route('**/rest/v1/service_analytics*', (route) => route.fulfill(refusal), { times: 1 })
   await page.getByRole('button', { name: 'Atualizar' }).click()
   await page.getByRole('alert').filter({ hasText: 'Peça a quem administra' }).waitFor()
@@ -570,28 +623,43 @@ test('everything has a name, and stands out enough, in the light and in the dark
     await page.emulateMedia({ colorScheme })
     expect(await page.evaluate(faintTexts)).toEqual([])
   }
-  const unnamed = await page.locator('button, input, select, canvas, [role="region"], table, section, figure').evaluateAll((nodes) =>
-    nodes.filter((node) => {
-      const labels = node instanceof HTMLInputElement || node instanceof HTMLSelectElement ? [...node.labels ?? []] : []
-      const labelledBy = document.getElementById(node.getAttribute('aria-labelledby') ?? '')
-      const own = node instanceof HTMLTableElement ? node.caption : node.tagName === 'FIGURE' ? node.querySelector('figcaption') : null
-      const says = [node.getAttribute('aria-label'), labelledBy?.textContent, own?.textContent, ...labels.map(({ textContent }) => textContent)]
-      return !says.some((text) => text?.trim()) && !(node instanceof HTMLButtonElement && node.textContent?.trim())
-    }).map((node) => node.outerHTML.slice(0, 120))
-  )
+  const unnamed = await page.locator('button, input, select, canvas, [role="region"], table, section, figure')
+    .evaluateAll((nodes) =>
+      nodes.filter((node) => {
+        const labels = node instanceof HTMLInputElement || node instanceof HTMLSelectElement
+          ? [...node.labels ?? []]
+          : []
+        const labelledBy = document.getElementById(node.getAttribute('aria-labelledby') ?? '')
+        const own = node instanceof HTMLTableElement
+          ? node.caption
+          : node.tagName === 'FIGURE'
+          ? node.querySelector('figcaption')
+          : null
+        const says = [
+          node.getAttribute('aria-label'),
+          labelledBy?.textContent,
+          own?.textContent,
+          ...labels.map(({ textContent }) => textContent),
+        ]
+        return !says.some((text) => text?.trim()) && !(node instanceof HTMLButtonElement && node.textContent?.trim())
+      }).map((node) => node.outerHTML.slice(0, 120))
+    )
   expect(unnamed).toEqual([])
   // What cannot be seen can be read: each chart's picture says what it shows, and its table stands beside it.
   for (const canvas of await page.locator('canvas').all()) {
     expect(await canvas.getAttribute('aria-label')).toMatch(/^.+\. .+\.$/)
-    expect(await canvas.evaluate((node) => node.closest('figure')?.querySelectorAll('table th[scope="row"]').length)).toBe(28)
+    expect(await canvas.evaluate((node) => node.closest('figure')?.querySelectorAll('table th[scope="row"]').length))
+      .toBe(28)
   }
-  expect(await page.locator('[id]').evaluateAll((nodes) => nodes.length - new Set(nodes.map(({ id }) => id)).size)).toBe(0)
+  expect(await page.locator('[id]').evaluateAll((nodes) => nodes.length - new Set(nodes.map(({ id }) => id)).size))
+    .toBe(0)
   expect(await page.locator('h1:visible').count()).toBe(1)
   expect(await page.locator('main:visible').count()).toBe(1)
   expect(complaints).toEqual([])
 })
 
 test('what the charts draw is there to be seen, in both schemes', async () => {
+  await page.setViewportSize({ width: 1280, height: 1628 })
   await open(HELENA)
   await picture('dashboard')
   await picture('dashboard-1280', true)
@@ -604,7 +672,9 @@ test('what the charts draw is there to be seen, in both schemes', async () => {
       })
     )
   for (const ink of await painted()) expect(ink).toBeGreaterThan(1000)
-  const light = await page.locator('#revenue-canvas').evaluate((node) => node instanceof HTMLCanvasElement && node.toDataURL())
+  const light = await page.locator('#revenue-canvas').evaluate((node) =>
+    node instanceof HTMLCanvasElement && node.toDataURL()
+  )
   await page.emulateMedia({ colorScheme: 'dark' })
   await expect.poll(
     () => page.locator('#revenue-canvas').evaluate((node) => node instanceof HTMLCanvasElement && node.toDataURL()),
@@ -620,7 +690,11 @@ test('the page holds no secret, runs nothing inline, and answers under its own n
       const sent = request(`${stack.urls.api}${path}`, { method, headers: { host } }, (response) => {
         let body = ''
         response.setEncoding('utf8').on('data', (chunk) => (body += chunk)).on('end', () => {
-          resolve({ status: response.statusCode ?? 0, policy: String(response.headers['content-security-policy']), body })
+          resolve({
+            status: response.statusCode ?? 0,
+            policy: String(response.headers['content-security-policy']),
+            body,
+          })
         })
       })
       sent.once('error', reject).end()
@@ -628,18 +702,22 @@ test('the page holds no secret, runs nothing inline, and answers under its own n
   const { status, policy, body } = await asked('/dashboard')
   expect(status).toBe(200)
   expect(body).toContain(stack.keys.publishable)
-  for (const secret of [stack.keys.secret, stack.keys.serviceRole, stack.keys.jwtSecret]) expect(body).not.toContain(secret)
+  for (const secret of [stack.keys.secret, stack.keys.serviceRole, stack.keys.jwtSecret]) {
+    expect(body).not.toContain(secret)
+  }
   expect(body).not.toMatch(/<script(?![^>]+src=)|\son\w+=|\sstyle=/)
   expect(policy).toContain("default-src 'none'")
   expect(policy).not.toMatch(/unsafe|\*/)
-  for (const [path, options, expected] of [
-    ['/dashboard/data.js', {}, 200],
-    ['/dashboard/chart.js', {}, 200],
-    ['/dashboard/globals.d.ts', {}, 404],
-    ['/dashboard/..%2fserver.ts', {}, 404],
-    ['/dashboard/toString', {}, 404],
-    ['/dashboard', { method: 'POST' }, 405],
-    ['/dashboard', { host: 'evil.example' }, 403],
-    ['/dashboard/data.js', { host: 'evil.example' }, 403],
-  ] as const) expect({ path, options, status: (await asked(path, options)).status }).toEqual({ path, options, status: expected })
+  for (
+    const [path, options, expected] of [
+      ['/dashboard/data.js', {}, 200],
+      ['/dashboard/chart.js', {}, 200],
+      ['/dashboard/globals.d.ts', {}, 404],
+      ['/dashboard/..%2fserver.ts', {}, 404],
+      ['/dashboard/toString', {}, 404],
+      ['/dashboard', { method: 'POST' }, 405],
+      ['/dashboard', { host: 'evil.example' }, 403],
+      ['/dashboard/data.js', { host: 'evil.example' }, 403],
+    ] as const
+  ) expect({ path, options, status: (await asked(path, options)).status }).toEqual({ path, options, status: expected })
 })

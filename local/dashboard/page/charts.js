@@ -1,6 +1,6 @@
 // The lines and bars. Each chart is also a table, for whoever cannot see it or wants the numbers.
 
-import { byId, fill, table } from './elements.js'
+import { byId, fill, say, table } from './elements.js'
 
 /**
  * @typedef {{ label: string, colour: string, values: (number | null)[], kind?: 'bar' | 'line' | 'points' }} Series
@@ -34,9 +34,14 @@ export function draw(id, drawing) {
     table(
       drawing.caption,
       [{ title: 'Dia', isNumber: false }, ...drawing.series.map(({ label }) => ({ title: label }))],
-      drawing.rows.map((row, index) => [row, ...drawing.series.map(({ values }) => drawing.say(values[index] ?? null))]).toReversed(),
+      drawing.rows.map((row, index) => [row, ...drawing.series.map(({ values }) => drawing.say(values[index] ?? null))])
+        .toReversed(),
     ),
   )
+  // An axis without anything on it is no picture.
+  const isEmpty = drawing.series.every(({ values }) => values.every((value) => value === null || value === 0))
+  canvas.hidden = isEmpty
+  say(`${id}-none`, isEmpty ? 'Nada neste período.' : '')
   const { data, options } = configuration(drawing)
   const chart = charts.get(id)
   if (chart === undefined) {
@@ -69,12 +74,19 @@ function configuration({ labels, rows, series, say, sayOnAxis = say, isStacked =
     backgroundColor: colour(name),
     borderColor: colour(name),
     ...(kind === 'points' ? { showLine: false, pointRadius: 3 } : {}),
-    ...(kind === 'line' ? { borderWidth: 2, pointRadius: labels.length > 40 ? 0 : 2, tension: .25, spanGaps: true } : {}),
-    ...(kind === 'bar' ? { borderWidth: 0, borderRadius: 2, maxBarThickness: 26, categoryPercentage: .82, barPercentage: 1 } : {}),
+    ...(kind === 'line'
+      ? { borderWidth: 2, pointRadius: labels.length > 40 ? 0 : 2, tension: .25, spanGaps: true }
+      : {}),
+    ...(kind === 'bar'
+      ? { borderWidth: 0, borderRadius: 2, maxBarThickness: 26, categoryPercentage: .82, barPercentage: 1 }
+      : {}),
   })
   return {
     // Chart.js types a mixture of bars and lines as neither.
-    data: /** @type {import('chart.js').ChartData<'bar'>} */ (/** @type {unknown} */ ({ labels, datasets: series.map(dataset) })),
+    data: /** @type {import('chart.js').ChartData<'bar'>} */ (/** @type {unknown} */ ({
+      labels,
+      datasets: series.map(dataset),
+    })),
     options: {
       animation: false,
       responsive: true,

@@ -43,7 +43,10 @@ export async function signIn(client, email, password) {
   if (error !== null) throw error
 }
 
-/** Forgets the session, whether or not the server could be told: supabase-js alone keeps it when nobody answers. @param {Client} client */
+/**
+ * Forgets the session, whether or not the server could be told: supabase-js alone keeps it when nobody answers.
+ * @param {Client} client
+ */
 export async function signOut(client) {
   await client.auth.signOut({ scope: 'local' })
   sessionStorage.removeItem(SESSION)

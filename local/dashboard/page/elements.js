@@ -53,13 +53,22 @@ export function table(caption, columns, rows) {
     'table',
     {},
     element('caption', { class: 'unseen' }, caption),
-    element('thead', {}, element('tr', {}, ...columns.map(({ title }, index) => element('th', { scope: 'col', ...align(index) }, title)))),
+    element(
+      'thead',
+      {},
+      element('tr', {}, ...columns.map(({ title }, index) => element('th', { scope: 'col', ...align(index) }, title))),
+    ),
     element(
       'tbody',
       {},
       ...rows.map((cells) =>
-        element('tr', {}, ...cells.map((cell, index) =>
-          index === 0 ? element('th', { scope: 'row', ...align(index) }, cell) : element('td', align(index), cell)))
+        element(
+          'tr',
+          {},
+          ...cells.map((cell, index) =>
+            index === 0 ? element('th', { scope: 'row', ...align(index) }, cell) : element('td', align(index), cell)
+          ),
+        )
       ),
     ),
   )

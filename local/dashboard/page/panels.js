@@ -44,7 +44,12 @@ export function show(dashboard, organization, now) {
 /** @param {Dashboard} dashboard @param {Organization} organization */
 function showToday({ metrics, today }, { timezone }) {
   fill('today-title', 'Hoje, ', longDay(metrics?.local_date ?? today))
-  say('unready', metrics === null ? 'Os números desta empresa ainda estão sendo preparados: ficam prontos em até cinco minutos.' : '')
+  say(
+    'unready',
+    metrics === null
+      ? 'Os números desta empresa ainda estão sendo preparados: ficam prontos em até cinco minutos.'
+      : '',
+  )
   say('updated', metrics === null ? '' : `atualizado às ${clock(metrics.calculated_at, timezone)}`)
   if (metrics === null) return fill('today-figures')
   fill(
@@ -61,16 +66,26 @@ function showToday({ metrics, today }, { timezone }) {
       counted(metrics.active_conversations, 'conversa aberta', 'conversas abertas'),
       counted(metrics.unread_conversations, 'não lida', 'não lidas'),
     ], metrics.conversations_waiting_human > 0 ? 'alert' : ''),
-    figure('no-show-month', 'Faltas no mês', percent(share(metrics.no_shows_this_month, metrics.completed_this_month + metrics.no_shows_this_month)), [
-      counted(metrics.no_shows_this_month, 'falta', 'faltas'),
-      counted(metrics.completed_this_month, 'atendimento', 'atendimentos'),
-    ]),
+    figure(
+      'no-show-month',
+      'Faltas no mês',
+      percent(share(metrics.no_shows_this_month, metrics.completed_this_month + metrics.no_shows_this_month)),
+      [
+        counted(metrics.no_shows_this_month, 'falta', 'faltas'),
+        counted(metrics.completed_this_month, 'atendimento', 'atendimentos'),
+      ],
+    ),
     figure('new-contacts', 'Novos contatos', number(metrics.new_contacts_today), [
       counted(metrics.messages_today, 'mensagem hoje', 'mensagens hoje'),
     ]),
-    figure('ai-confidence', 'Confiança da IA', metrics.avg_ai_confidence_7d === null ? NOTHING : percent(metrics.avg_ai_confidence_7d * 100), [
-      `${counted(metrics.ai_actions_7d, 'resposta', 'respostas')} em 7 dias`,
-    ]),
+    figure(
+      'ai-confidence',
+      'Confiança da IA',
+      metrics.avg_ai_confidence_7d === null ? NOTHING : percent(metrics.avg_ai_confidence_7d * 100),
+      [
+        `${counted(metrics.ai_actions_7d, 'resposta', 'respostas')} em 7 dias`,
+      ],
+    ),
   )
 }
 
@@ -102,14 +117,23 @@ function showWaiting({ waiting }, { timezone }, now) {
       return element(
         'li',
         {},
-        element('p', { class: 'who' }, element('b', {}, nameOf(contact)), ...(urgency === '' ? [] : [chip(urgency, priority)])),
+        element(
+          'p',
+          { class: 'who' },
+          element('b', {}, nameOf(contact)),
+          ...(urgency === '' ? [] : [chip(urgency, priority)]),
+        ),
         element('p', {}, escalation_reason ?? 'Pediu para falar com uma pessoa'),
         element('p', { class: 'quote' }, last_message_preview === null ? '' : `“${last_message_preview}”`),
         ...(escalated_at === null ? [] : [element(
           'p',
           { class: 'since' },
           'há ',
-          element('time', { datetime: escalated_at }, duration(Math.max(60, (now.getTime() - Date.parse(escalated_at)) / 1000))),
+          element(
+            'time',
+            { datetime: escalated_at },
+            duration(Math.max(60, (now.getTime() - Date.parse(escalated_at)) / 1000)),
+          ),
           ` · desde ${clock(escalated_at, timezone)}`,
         )]),
       )
@@ -121,7 +145,8 @@ function showWaiting({ waiting }, { timezone }, now) {
 function showBookings({ bookings }, { timezone }, now) {
   const list = byId('bookings-list', HTMLElement)
   // A place may keep another time than its organization: then it is named, so that 11:00 after 11:30 is no riddle.
-  const isElsewhere = (/** @type {{ timezone: string | null } | null} */ location) => (location?.timezone ?? timezone) !== timezone
+  const isElsewhere = (/** @type {{ timezone: string | null } | null} */ location) =>
+    (location?.timezone ?? timezone) !== timezone
   const isNew = list.childElementCount === 0
   const live = bookings.filter(({ status }) => status !== 'cancelled')
   say('bookings-count', live.length === 0 ? '' : number(live.length))
@@ -136,8 +161,19 @@ function showBookings({ bookings }, { timezone }, now) {
         element(
           'div',
           {},
-          element('p', { class: 'who' }, element('b', {}, nameOf(contact)), ...(pet === null ? [] : [` · ${pet.name}`])),
-          element('p', {}, [service.name, professional?.name, isElsewhere(location) ? location?.name : null].filter(Boolean).join(' · ')),
+          element(
+            'p',
+            { class: 'who' },
+            element('b', {}, nameOf(contact)),
+            ...(pet === null ? [] : [` · ${pet.name}`]),
+          ),
+          element(
+            'p',
+            {},
+            [service.name, professional?.name, isElsewhere(location) ? location?.name : null].filter(Boolean).join(
+              ' · ',
+            ),
+          ),
         ),
         chip(BOOKING[status] ?? status, status),
       )
@@ -163,9 +199,17 @@ function showPeriod(dashboard) {
   fill('period-title', `${lastDays(daysOf(dashboard.period).length)}, de ${shortDay(first)} a ${shortDay(last)}`)
   fill(
     'period-figures',
-    figure('period-revenue', 'Faturamento', reais(now.revenue), [growth(now.revenue, before.revenue, 'good'), ` ${counted(now.completed, 'atendimento', 'atendimentos')}`]),
-    figure('period-no-shows', 'Faltas', percent(now.noShowRate), [points(now.noShowRate, before.noShowRate, 'down'), ` ${counted(now.noShows, 'falta', 'faltas')}`]),
-    figure('period-conversations', 'Conversas', number(now.conversations), [growth(now.conversations, before.conversations, '')]),
+    figure('period-revenue', 'Faturamento', reais(now.revenue), [
+      growth(now.revenue, before.revenue, 'good'),
+      ` ${counted(now.completed, 'atendimento', 'atendimentos')}`,
+    ]),
+    figure('period-no-shows', 'Faltas', percent(now.noShowRate), [
+      points(now.noShowRate, before.noShowRate, 'down'),
+      ` ${counted(now.noShows, 'falta', 'faltas')}`,
+    ]),
+    figure('period-conversations', 'Conversas', number(now.conversations), [
+      growth(now.conversations, before.conversations, ''),
+    ]),
     figure('period-resolution', 'Resolvidas pelo robô', percent(now.botResolution), [
       points(now.botResolution, before.botResolution, 'up'),
       ` ${number(now.resolved)} de ${number(now.closed)} encerradas`,
@@ -175,11 +219,21 @@ function showPeriod(dashboard) {
       `IA ${duration(now.aiResponse)}`,
       `5% mais lentas ${duration(now.slowResponse)}`,
     ]),
-    figure('period-satisfaction', 'Satisfação', now.satisfaction === null ? NOTHING : `${decimal(now.satisfaction)} de 5`, ['média dos dias com nota']),
+    figure(
+      'period-satisfaction',
+      'Satisfação',
+      now.satisfaction === null ? NOTHING : `${decimal(now.satisfaction)} de 5`,
+      ['média dos dias com nota'],
+    ),
   )
 }
 
-/** Money and counts: in per cent of what they were. @param {number} value @param {number} before @param {'good' | ''} more */
+/**
+ * Money and counts: in per cent of what they were.
+ * @param {number} value
+ * @param {number} before
+ * @param {'good' | ''} more what it means when there is more
+ */
 function growth(value, before, more) {
   if (before === 0) return element('span', {}, 'sem período anterior')
   const difference = 100 * (value - before) / before
@@ -219,20 +273,28 @@ function change(sign, text, tone) {
 function showCharts({ period, conversations, appointments, leads }) {
   const days = daysOf(period)
   const axis = { labels: days.map(shortDay), rows: days.map(weekDay) }
-  const visits = (/** @type {(row: Dashboard['appointments'][number]) => number} */ value) => byDay(days, appointments, value, 0)
-  const talks = (/** @type {(row: Dashboard['conversations'][number]) => number} */ value) => byDay(days, conversations, value, 0)
-  const speed = (/** @type {(row: Dashboard['conversations'][number]) => number | null} */ value) => byDay(days, conversations, value, null)
+  const visits = (/** @type {(row: Dashboard['appointments'][number]) => number} */ value) =>
+    byDay(days, appointments, value, 0)
+  const talks = (/** @type {(row: Dashboard['conversations'][number]) => number} */ value) =>
+    byDay(days, conversations, value, 0)
+  const speed = (/** @type {(row: Dashboard['conversations'][number]) => number | null} */ value) =>
+    byDay(days, conversations, value, null)
   const asked = leadsByDate(leads)
   const count = (/** @type {number | null} */ value) => value === null ? NOTHING : number(value)
-  const total = (/** @type {(number | null)[]} */ values) => values.reduce((/** @type {number} */ sum, value) => sum + (value ?? 0), 0)
+  const total = (/** @type {(number | null)[]} */ values) =>
+    values.reduce((/** @type {number} */ sum, value) => sum + (value ?? 0), 0)
 
-  const [completed, noShows, cancelled] = [visits((row) => row.completed), visits((row) => row.no_shows), visits((row) => row.cancelled)]
+  const [completed, noShows, cancelled] = [
+    visits((row) => row.completed),
+    visits((row) => row.no_shows),
+    visits((row) => row.cancelled),
+  ]
   draw('appointments', {
     ...axis,
     caption: 'Agenda por dia',
-    summary: `No período, ${counted(total(completed), 'realizado', 'realizados')}, ${counted(total(noShows), 'falta', 'faltas')}, ${
-      counted(total(cancelled), 'cancelado', 'cancelados')
-    }.`,
+    summary: `No período, ${counted(total(completed), 'realizado', 'realizados')}, ${
+      counted(total(noShows), 'falta', 'faltas')
+    }, ${counted(total(cancelled), 'cancelado', 'cancelados')}.`,
     isStacked: true,
     say: count,
     series: [
@@ -295,15 +357,19 @@ function showCharts({ period, conversations, appointments, leads }) {
   draw('conversations', {
     ...axis,
     caption: 'Conversas por dia',
-    summary: `No período, ${counted(total(all), 'conversa', 'conversas')}: ${number(total(resolved))} sem precisar de ninguém, ${
-      number(total(escalated))
-    } passadas a uma pessoa.`,
+    summary: `No período, ${counted(total(all), 'conversa', 'conversas')}: ${
+      number(total(resolved))
+    } sem precisar de ninguém, ${number(total(escalated))} passadas a uma pessoa.`,
     isStacked: true,
     say: count,
     series: [
       { label: 'Resolvidas pelo robô', colour: 'series-good', values: resolved },
       { label: 'Passadas a uma pessoa', colour: 'series-warm', values: escalated },
-      { label: 'Em aberto', colour: 'series-calm', values: all.map((value, index) => value - (resolved[index] ?? 0) - (escalated[index] ?? 0)) },
+      {
+        label: 'Em aberto',
+        colour: 'series-calm',
+        values: all.map((value, index) => value - (resolved[index] ?? 0) - (escalated[index] ?? 0)),
+      },
     ],
   })
 
@@ -316,7 +382,12 @@ function showCharts({ period, conversations, appointments, leads }) {
     series: [
       { label: 'IA', colour: 'series-good', kind: 'line', values: speed((row) => row.median_ai_response_time_seconds) },
       { label: 'Todos', colour: 'series-cool', kind: 'line', values: speed((row) => row.median_response_time_seconds) },
-      { label: '5% mais lentas', colour: 'series-warm', kind: 'points', values: speed((row) => row.p95_response_time_seconds) },
+      {
+        label: '5% mais lentas',
+        colour: 'series-warm',
+        kind: 'points',
+        values: speed((row) => row.p95_response_time_seconds),
+      },
     ],
   })
 
@@ -354,14 +425,26 @@ const STAGES = [
 function showFunnel({ professionals }) {
   const funnel = funnelOf(professionals)
   const most = Math.max(1, ...STAGES.map(([, key]) => funnel[key]))
-  say('funnel-total', funnel.total === 0 ? '' : `${counted(funnel.total, 'lead', 'leads')} · ${percent(funnel.conversion)} fechados`)
-  say('funnel-none', funnel.total === 0 ? 'Ainda não há leads. Quem responder a um formulário ou ao robô aparece aqui.' : '')
+  say(
+    'funnel-total',
+    funnel.total === 0 ? '' : `${counted(funnel.total, 'lead', 'leads')} · ${percent(funnel.conversion)} fechados`,
+  )
+  say(
+    'funnel-none',
+    funnel.total === 0 ? 'Ainda não há leads. Quem responder a um formulário ou ao robô aparece aqui.' : '',
+  )
   fill(
     'funnel-list',
     ...(funnel.total === 0 ? [] : STAGES.map(([label, key]) => {
       const bar = element('span', { class: `bar ${key}`, 'aria-hidden': 'true' })
       bar.style.width = `${100 * funnel[key] / most}%`
-      return element('li', { id: `funnel-${key}` }, element('span', { class: 'stage' }, label), element('span', { class: 'track' }, bar), element('b', {}, number(funnel[key])))
+      return element(
+        'li',
+        { id: `funnel-${key}` },
+        element('span', { class: 'stage' }, label),
+        element('span', { class: 'track' }, bar),
+        element('b', {}, number(funnel[key])),
+      )
     })),
   )
 }
@@ -374,7 +457,9 @@ function showProfessionals({ professionals }) {
     'professionals-table',
     ...(shown.length === 0 ? [] : [table(
       'Leads por profissional',
-      [{ title: 'Profissional', isNumber: false }, { title: 'Leads' }, { title: 'Fechados' }, { title: 'Conversão' }, { title: 'Conversas' }],
+      [{ title: 'Profissional', isNumber: false }, { title: 'Leads' }, { title: 'Fechados' }, { title: 'Conversão' }, {
+        title: 'Conversas',
+      }],
       shown.map((row) => [
         row.name ?? 'Sem profissional',
         number(row.total_leads),
