@@ -299,6 +299,13 @@ test('each variable that the functions read stands in the document, and no other
   expect(new Set(listed.map(([, name]) => name))).toEqual(read)
 })
 
+test('each vertical that an organization may have is named', async () => {
+  const verticals = await operator<{ label: string }[]>`
+    select enumlabel as label from pg_enum where enumtypid = 'public.business_vertical'::regtype order by enumsortorder`
+  const sentence = /Found it\. (.*)/.exec(document)?.[1] ?? ''
+  expect([...sentence.matchAll(/`(\w+)`/g)].map(([, word]) => word)).toEqual(['vertical', ...verticals.map(({ label }) => label)])
+})
+
 test('each of its links within leads somewhere', () => {
   const headings = [...document.matchAll(/^#+ (.*)$/gm)].map(([, heading = '']) => heading.toLowerCase().replaceAll(/[^\p{L}\d -]/gu, '').replaceAll(' ', '-'))
   const links = [...document.matchAll(/\]\(#([^)]*)\)/g)].map(([, anchor]) => anchor)
