@@ -85,8 +85,10 @@ set search_path = ''
 as $$
 begin
   return case
-    when rule.less_is_worse and value < rule.critical or not rule.less_is_worse and value >= rule.critical then 'critical'
-    when rule.less_is_worse and value < rule.warning or not rule.less_is_worse and value >= rule.warning then 'warning'
+    when rule.less_is_worse and value < rule.critical or not rule.less_is_worse and value >= rule.critical
+      then 'critical'::public.alert_severity
+    when rule.less_is_worse and value < rule.warning or not rule.less_is_worse and value >= rule.warning
+      then 'warning'::public.alert_severity
   end;
 end;
 $$;
@@ -470,7 +472,7 @@ stable
 set search_path = ''
 as $$
 declare
-  figures jsonb := '{"available": false, "mean_ms": null, "p95_ms": null, "p99_ms": null}';
+  figures jsonb := '{"available": false, "mean_ms": null, "p95_ms": null, "p99_ms": null}'::jsonb;
   extension_schema text;
 begin
   select n.nspname into extension_schema
@@ -892,13 +894,16 @@ begin
   ) known
   cross join lateral (
     -- One week more than we know of, in which it was silent: what happened once may not be usual.
-    select round(count(*) / (known.weeks + 1), 1) as usual_hours
+    select round(sum(at_that_hour.heard) / (known.weeks + 1), 1) as usual_hours
     from generate_series(1, 4) week
-    join private.heard_hours h
-      on h.organization_id = i.organization_id
-      and h.instance_id = i.id
-      and h.hour > date_trunc('hour', i.last_seen_at, 'UTC') - week * interval '168 hours'
-      and h.hour <= least(at, i.last_seen_at + interval '168 hours') - interval '1 hour' - week * interval '168 hours'
+    cross join lateral (
+      select count(*) as heard
+      from private.heard_hours h
+      where h.organization_id = i.organization_id
+        and h.instance_id = i.id
+        and h.hour > date_trunc('hour', i.last_seen_at, 'UTC') - week * interval '168 hours'
+        and h.hour <= least(at, i.last_seen_at + interval '168 hours') - interval '1 hour' - week * interval '168 hours'
+    ) at_that_hour
     where week <= known.weeks
   ) silence
   where i.status = 'connected' and i.last_seen_at < at - interval '1 hour' and known.weeks >= 1;
@@ -915,16 +920,14 @@ language plpgsql
 volatile
 set search_path = ''
 as $$
-declare
-  finding private.alert_finding;
 begin
-  for finding in execute format('select f.* from private.%I($1, $2) f', 'find_' || rule.kind) using rule, at loop
-    finding.severity := greatest(finding.severity, private.severity_of(rule, finding.value));
-    if finding.severity is not null then
-      finding.subject := coalesce(finding.subject, '');
-      return next finding;
-    end if;
-  end loop;
+  return query execute format(
+    'select f.organization_id, coalesce(f.subject, ''''), f.value, s.severity, f.message, f.detail
+    from private.%I($1, $2) f
+    cross join lateral (select greatest(f.severity, private.severity_of($1, f.value)) as severity) s
+    where s.severity is not null',
+    'find_' || rule.kind)
+  using rule, at;
 end;
 $$;
 comment on function private.findings_of(private.alert_rules, timestamptz) is 'What a rule finds that is too much.';
@@ -994,13 +997,15 @@ language plpgsql
 stable
 set search_path = ''
 as $$
+declare
+  -- An id says when it was made.
+  first_id constant uuid := private.uuid_v7(since);
 begin
   return (
     select coalesce(sum(m.n), 0)
     from public.organizations o
     cross join lateral (
-      -- An id says when it was made.
-      select count(*) as n from public.messages m where m.organization_id = o.id and m.id >= private.uuid_v7(since)
+      select count(*) as n from public.messages m where m.organization_id = o.id and m.id >= first_id
     ) m
   );
 end;
@@ -1018,7 +1023,7 @@ declare
   at constant timestamptz := clock_timestamp();
   rule private.alert_rules;
   finding private.alert_finding;
-  reasons jsonb := '[]';
+  reasons jsonb := '[]'::jsonb;
   is_critical boolean := false;
   silent bigint;
 begin

@@ -60,7 +60,7 @@ grant select on public.system_alerts to authenticated, service_role;
 
 -- What is said --------------------------------------------------------------------------------------------------------
 
-create function private.alert_words(alert public.system_alerts, told_as text, at timestamptz)
+create function private.alert_words(alert public.system_alerts, told_as text)
 returns text
 language plpgsql
 stable
@@ -99,7 +99,7 @@ begin
   end;
 end;
 $$;
-comment on function private.alert_words(public.system_alerts, text, timestamptz) is 'What an owner reads on his phone, in one line.';
+comment on function private.alert_words(public.system_alerts, text) is 'What an owner reads on his phone, in one line.';
 
 create function private.alert_event(alert public.system_alerts)
 returns jsonb
@@ -245,7 +245,7 @@ declare
 begin
   select jsonb_build_object(
     'nome', left(substring(owner_number.label from '^\s*(\S+)'), 60), 'nome_completo', owner_number.label, 'organizacao', o.name,
-    'alerta', private.alert_words(alert, told_as, at))
+    'alerta', private.alert_words(alert, told_as))
   into said
   from public.organizations o
   where o.id = alert.organization_id;
@@ -353,7 +353,7 @@ set search_path = ''
 as $$
 declare
   alert public.system_alerts;
-  failures private.alert_finding[] := '{}';
+  failures private.alert_finding[] := '{}'::private.alert_finding[];
 begin
   for alert in
     select a.*
@@ -394,7 +394,7 @@ set search_path = ''
 as $$
 declare
   -- A null is no key to join by.
-  platform constant uuid := '00000000-0000-0000-0000-000000000000';
+  platform constant uuid := '00000000-0000-0000-0000-000000000000'::uuid;
   changes private.alert_changes;
   opened bigint;
 begin
@@ -472,7 +472,7 @@ as $$
 declare
   rule private.alert_rules;
   findings private.alert_finding[];
-  failures private.alert_finding[] := '{}';
+  failures private.alert_finding[] := '{}'::private.alert_finding[];
   changes private.alert_changes;
   opened bigint := 0;
   resolved bigint := 0;
@@ -482,7 +482,7 @@ begin
   end if;
   for rule in select r.* from private.alert_rules r where r.kind <> 'check_failing' order by r.kind loop
     begin
-      findings := '{}';
+      findings := '{}'::private.alert_finding[];
       if rule.is_active then
         if rule.kind = 'instance_silent' then
           perform private.note_heard_hours(at);
