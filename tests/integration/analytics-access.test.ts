@@ -42,7 +42,9 @@ let neighbours: Person[]
 
 beforeAll(async () => {
   const people = await Promise.all(
-    ['owner', 'admin', 'attendant', 'viewer', 'inactive', 'stranger', 'neighbour', 'neighbour'].map((name) => aPerson(backend, name)),
+    ['owner', 'admin', 'attendant', 'viewer', 'inactive', 'stranger', 'neighbour', 'neighbour'].map((name) =>
+      aPerson(backend, name)
+    ),
   )
   ;[owner, admin, attendant, viewer, inactive, stranger] = people as [Person, Person, Person, Person, Person, Person]
   neighbours = people.slice(6)
@@ -56,7 +58,11 @@ beforeAll(async () => {
     { userId: viewer.userId, role: 'viewer' },
     { userId: inactive.userId, role: 'attendant' },
   ])
-  await store(sql, neighbour, neighbours.map(({ userId }, index) => ({ userId, role: index === 0 ? 'owner' : 'attendant' })))
+  await store(
+    sql,
+    neighbour,
+    neighbours.map(({ userId }, index) => ({ userId, role: index === 0 ? 'owner' : 'attendant' })),
+  )
   const [first, second] = clinic.professionals
   for (const [professional, person] of [[first, attendant], [second, inactive]] as const) {
     await sql`
@@ -72,7 +78,12 @@ beforeAll(async () => {
     expect(refresh).toMatchObject({ refreshed: true })
   }
   for (const { id } of [clinic, neighbour]) {
-    for (const view of VIEWS) expect({ view, rows: (await allOf(view, id)).length }).toEqual({ view, rows: expect.toSatisfy((count) => count > 0) })
+    for (const view of VIEWS) {
+      expect({ view, rows: (await allOf(view, id)).length }).toEqual({
+        view,
+        rows: expect.toSatisfy((count) => count > 0),
+      })
+    }
   }
 })
 
@@ -103,7 +114,11 @@ interface Answer {
 }
 
 /** As any program may ask, whatever supabase-js would say. */
-async function ask(path: string, person: Person | null, { headers, ...init }: RequestInit & { headers?: Record<string, string> } = {}): Promise<Answer> {
+async function ask(
+  path: string,
+  person: Person | null,
+  { headers, ...init }: RequestInit & { headers?: Record<string, string> } = {},
+): Promise<Answer> {
   const response = await fetch(`${backend.urls.api}/rest/v1/${path}`, {
     ...init,
     headers: {
@@ -114,7 +129,12 @@ async function ask(path: string, person: Person | null, { headers, ...init }: Re
     },
   })
   const text = await response.text()
-  return { status: response.status, range: response.headers.get('content-range'), text, body: text === '' ? null : JSON.parse(text) }
+  return {
+    status: response.status,
+    range: response.headers.get('content-range'),
+    text,
+    body: text === '' ? null : JSON.parse(text),
+  }
 }
 
 async function rowsOf(view: View, { client }: Person, filter: { organization_id?: string } = {}): Promise<Row[]> {
@@ -127,7 +147,12 @@ async function allOf(view: View, organization_id: string): Promise<Row[]> {
 }
 
 const inOrder = (rows: Row[]) => rows.map((row) => JSON.stringify(row)).sort()
-const outsiders = () => ({ stranger, inactive, 'a neighbour': neighbours[0] ?? stranger, "a neighbour's attendant": neighbours[1] ?? stranger })
+const outsiders = () => ({
+  stranger,
+  inactive,
+  'a neighbour': neighbours[0] ?? stranger,
+  "a neighbour's attendant": neighbours[1] ?? stranger,
+})
 
 // The views -----------------------------------------------------------------------------------------------------------
 
@@ -150,7 +175,8 @@ describe(`the views (BALCAO_TEST_SEED=${seed})`, () => {
     for (const { id } of [clinic, neighbour]) {
       await sql`insert into public.user_roles (organization_id, user_id, role) values (${id}, ${person.userId}, 'viewer')`
     }
-    const organizations = async () => new Set((await rowsOf('dashboard_metrics', person)).map(({ organization_id }) => organization_id))
+    const organizations = async () =>
+      new Set((await rowsOf('dashboard_metrics', person)).map(({ organization_id }) => organization_id))
     expect(await organizations()).toEqual(new Set([clinic.id, neighbour.id]))
     await sql`update public.user_roles set is_active = false where user_id = ${person.userId} and organization_id = ${clinic.id}`
     expect(await organizations()).toEqual(new Set([neighbour.id]))
@@ -158,38 +184,43 @@ describe(`the views (BALCAO_TEST_SEED=${seed})`, () => {
     expect(await organizations()).toEqual(new Set())
   })
 
-  test.each(OF_LEADS)('%s: where each sees his own leads, a member reads those of the professional that he is', async (view) => {
-    await sql`update public.organization_settings set lead_visibility = 'own' where organization_id = ${clinic.id}`
-    try {
-      const all = await allOf(view, clinic.id)
-      const [his] = clinic.professionals
-      const own = all.filter(({ professional_id }) => professional_id === his?.id)
-      expect(own.length).toBeGreaterThan(0)
-      expect(all.some(({ professional_id }) => professional_id === null)).toBe(true)
-      for (const person of [owner, admin]) expect(inOrder(await rowsOf(view, person))).toEqual(inOrder(all))
-      expect(inOrder(await rowsOf(view, attendant))).toEqual(inOrder(own))
-      expect(await rowsOf(view, viewer)).toEqual([])
-      // She is a professional still, but no member.
-      expect(await rowsOf(view, inactive)).toEqual([])
-      for (const person of neighbours) expect(await rowsOf(view, person, { organization_id: clinic.id })).toEqual([])
-      // What is no lead is seen by all.
-      for (const other of VIEWS.filter((one) => !OF_LEADS.includes(one))) {
-        for (const person of [attendant, viewer]) {
-          expect(inOrder(await rowsOf(other, person))).toEqual(inOrder(await allOf(other, clinic.id)))
+  test.each(OF_LEADS)(
+    '%s: where each sees his own leads, a member reads those of the professional that he is',
+    async (view) => {
+      await sql`update public.organization_settings set lead_visibility = 'own' where organization_id = ${clinic.id}`
+      try {
+        const all = await allOf(view, clinic.id)
+        const [his] = clinic.professionals
+        const own = all.filter(({ professional_id }) => professional_id === his?.id)
+        expect(own.length).toBeGreaterThan(0)
+        expect(all.some(({ professional_id }) => professional_id === null)).toBe(true)
+        for (const person of [owner, admin]) expect(inOrder(await rowsOf(view, person))).toEqual(inOrder(all))
+        expect(inOrder(await rowsOf(view, attendant))).toEqual(inOrder(own))
+        expect(await rowsOf(view, viewer)).toEqual([])
+        // She is a professional still, but no member.
+        expect(await rowsOf(view, inactive)).toEqual([])
+        for (const person of neighbours) expect(await rowsOf(view, person, { organization_id: clinic.id })).toEqual([])
+        // What is no lead is seen by all.
+        for (const other of VIEWS.filter((one) => !OF_LEADS.includes(one))) {
+          for (const person of [attendant, viewer]) {
+            expect(inOrder(await rowsOf(other, person))).toEqual(inOrder(await allOf(other, clinic.id)))
+          }
         }
+      } finally {
+        await sql`update public.organization_settings set lead_visibility = 'all' where organization_id = ${clinic.id}`
       }
-    } finally {
-      await sql`update public.organization_settings set lead_visibility = 'all' where organization_id = ${clinic.id}`
-    }
-  })
+    },
+  )
 
   test('nobody writes into them', async () => {
     for (const view of VIEWS) {
-      for (const [method, path, body] of [
-        ['POST', view, JSON.stringify({ organization_id: clinic.id })],
-        ['PATCH', `${view}?organization_id=eq.${clinic.id}`, JSON.stringify({ organization_id: neighbour.id })],
-        ['DELETE', `${view}?organization_id=eq.${clinic.id}`, null],
-      ] as const) {
+      for (
+        const [method, path, body] of [
+          ['POST', view, JSON.stringify({ organization_id: clinic.id })],
+          ['PATCH', `${view}?organization_id=eq.${clinic.id}`, JSON.stringify({ organization_id: neighbour.id })],
+          ['DELETE', `${view}?organization_id=eq.${clinic.id}`, null],
+        ] as const
+      ) {
         const { body: answer } = await ask(path, owner, { method, body })
         // Not allowed, or not a view into which anything could be written.
         const refused = expect.stringMatching(/^(42501|55000)$/)
@@ -208,11 +239,18 @@ describe('past the views', () => {
         for (const schema of ['analytics', 'private']) {
           const answer = await ask(view, person, { headers: { 'accept-profile': schema } })
           expect({ view, schema, status: answer.status }).toEqual({ view, schema, status: 406 })
-          const called = await ask(`rpc/${view}_rows`, person, { method: 'POST', body: '{}', headers: { 'content-profile': schema } })
+          const called = await ask(`rpc/${view}_rows`, person, {
+            method: 'POST',
+            body: '{}',
+            headers: { 'content-profile': schema },
+          })
           expect({ view, schema, status: called.status }).toEqual({ view, schema, status: 406 })
         }
         for (const method of ['GET', 'POST']) {
-          const { status } = await ask(`rpc/${view}_rows`, person, { method, ...(method === 'POST' ? { body: '{}' } : {}) })
+          const { status } = await ask(`rpc/${view}_rows`, person, {
+            method,
+            ...(method === 'POST' ? { body: '{}' } : {}),
+          })
           expect({ view, method, status }).toEqual({ view, method, status: 404 })
         }
       }
@@ -263,16 +301,29 @@ describe('past the views', () => {
       for (const [who, person] of Object.entries(outsiders())) {
         const own = (await rowsOf(view, person)).length
         for (const method of ['HEAD', 'GET']) {
-          const exact = await ask(`${view}?select=organization_id`, person, { method, headers: { prefer: 'count=exact' } })
-          expect({ view, who, method, range: exact.range }).toEqual({ view, who, method, range: own === 0 ? '*/0' : `0-${own - 1}/${own}` })
-          const filtered = await ask(`${view}?organization_id=eq.${clinic.id}`, person, { method, headers: { prefer: 'count=exact' } })
+          const exact = await ask(`${view}?select=organization_id`, person, {
+            method,
+            headers: { prefer: 'count=exact' },
+          })
+          expect({ view, who, method, range: exact.range }).toEqual({
+            view,
+            who,
+            method,
+            range: own === 0 ? '*/0' : `0-${own - 1}/${own}`,
+          })
+          const filtered = await ask(`${view}?organization_id=eq.${clinic.id}`, person, {
+            method,
+            headers: { prefer: 'count=exact' },
+          })
           expect({ view, who, method, range: filtered.range }).toEqual({ view, who, method, range: '*/0' })
         }
         // What the planner guesses must not depend on what is there.
         for (const count of ['planned', 'estimated']) {
-          const ranges = await Promise.all([clinic.id, randomUUID()].map(async (id) =>
-            (await ask(`${view}?organization_id=eq.${id}`, person, { headers: { prefer: `count=${count}` } })).range
-          ))
+          const ranges = await Promise.all(
+            [clinic.id, randomUUID()].map(async (id) =>
+              (await ask(`${view}?organization_id=eq.${id}`, person, { headers: { prefer: `count=${count}` } })).range
+            ),
+          )
           expect({ view, who, count, other: ranges[1] }).toEqual({ view, who, count, other: ranges[0] })
         }
         for (
@@ -286,24 +337,38 @@ describe('past the views', () => {
         ) expect({ filter, body: (await ask(`${view}?${filter}`, person)).body }).toEqual({ filter, body: [] })
         // An operator that fails on a value would tell of the value, if it saw it.
         const { status, body } = await ask(`${view}?organization_id=eq.${clinic.id}&organization_id=fts.x`, person)
-        expect({ status, leaks: JSON.stringify(body).includes(clinic.id) }).toEqual({ status: expect.any(Number), leaks: false })
+        expect({ status, leaks: JSON.stringify(body).includes(clinic.id) }).toEqual({
+          status: expect.any(Number),
+          leaks: false,
+        })
         for (const sum of ['organization_id.count()', 'count()']) {
           const summed = await ask(`${view}?select=${sum}&organization_id=eq.${clinic.id}`, person)
           if (summed.status === 200) expect(summed.body).toEqual([{ count: 0 }])
           else expect(summed.body).toMatchObject({ code: expect.stringMatching(/^PGRST/) })
         }
-        const plan = await ask(`${view}?organization_id=eq.${clinic.id}`, person, { headers: { accept: 'application/vnd.pgrst.plan+json' } })
-        expect({ view, who, status: plan.status }).toEqual({ view, who, status: expect.toSatisfy((one) => one === 406 || one === 415) })
+        const plan = await ask(`${view}?organization_id=eq.${clinic.id}`, person, {
+          headers: { accept: 'application/vnd.pgrst.plan+json' },
+        })
+        expect({ view, who, status: plan.status }).toEqual({
+          view,
+          who,
+          status: expect.toSatisfy((one) => one === 406 || one === 415),
+        })
       }
     }
   })
 
   test('the description of the API names the views to who is signed in, and nothing behind them', async () => {
-    const pathsFor = async (person: Person | null) => Object.keys((await ask('', person).then(({ body }) => body as { paths: object })).paths)
-    expect((await pathsFor(null)).filter((path) => /analytics|metrics|stats|refresh|track|ai_interactions|_rows/.test(path))).toEqual([])
+    const pathsFor = async (person: Person | null) =>
+      Object.keys((await ask('', person).then(({ body }) => body as { paths: object })).paths)
+    expect(
+      (await pathsFor(null)).filter((path) => /analytics|metrics|stats|refresh|track|ai_interactions|_rows/.test(path)),
+    ).toEqual([])
     for (const person of [owner, stranger]) {
       const paths = await pathsFor(person)
-      for (const path of [...VIEWS, 'ai_interactions', 'analytics_events', 'rpc/get_organization_stats', 'rpc/track_event']) {
+      for (
+        const path of [...VIEWS, 'ai_interactions', 'analytics_events', 'rpc/get_organization_stats', 'rpc/track_event']
+      ) {
         expect(paths).toContain(`/${path}`)
       }
       expect(paths.filter((path) => /refresh|_rows$/.test(path))).toEqual([])
@@ -318,11 +383,17 @@ describe('the functions', () => {
     const of = { organization_id: clinic.id }
     const stats = valueOf(await viewer.client.rpc('get_organization_stats', of))
     expect(stats.total_bookings).toBeGreaterThan(0)
-    for (const { client } of [owner, admin, attendant]) expect(valueOf(await client.rpc('get_organization_stats', of))).toEqual(stats)
+    for (const { client } of [owner, admin, attendant]) {
+      expect(valueOf(await client.rpc('get_organization_stats', of))).toEqual(stats)
+    }
     expect(valueOf(await platform.rpc('get_organization_stats', of))).toEqual(stats)
     for (const [who, { client }] of Object.entries(outsiders())) {
       const { data, error } = await client.rpc('get_organization_stats', of)
-      expect({ who, data, error: businessError(error) }).toMatchObject({ who, data: null, error: { code: 'BL002', name: 'not_allowed' } })
+      expect({ who, data, error: businessError(error) }).toMatchObject({
+        who,
+        data: null,
+        error: { code: 'BL002', name: 'not_allowed' },
+      })
     }
     // It does not tell whether there is such an organization.
     const { error: unknown } = await stranger.client.rpc('get_organization_stats', { organization_id: randomUUID() })
@@ -337,11 +408,20 @@ describe('the functions', () => {
       expect((await client.from('analytics_refreshes').select('*')).error?.code).toBe('42501')
     }
     expect((await asNobody(backend).rpc('refresh_analytics_views')).error?.code).toBe('42501')
-    const refreshes = valueOf(await platform.from('analytics_refreshes').select('view_name').limit(1000))
-    expect(new Set(refreshes.map(({ view_name }) => view_name))).toEqual(new Set(VIEWS))
+    const refreshes = valueOf(await platform.from('analytics_refreshes').select('view_name').order('id', { ascending: false }))
+    expect(refreshes.map(({ view_name }) => view_name)).toEqual(expect.arrayContaining([...VIEWS]))
     const { error } = await platform.rpc('refresh_analytics_view', { name: 'bookings' })
-    expect(businessError(error)).toMatchObject({ code: 'BL802', name: 'analytics_view_not_found', detail: { name: 'bookings' } })
-    const refused = platform.from('analytics_refreshes').insert({ view_name: 'x', started_at: new Date().toISOString(), duration_ms: 1, error: 'x' })
+    expect(businessError(error)).toMatchObject({
+      code: 'BL802',
+      name: 'analytics_view_not_found',
+      detail: { name: 'bookings' },
+    })
+    const refused = platform.from('analytics_refreshes').insert({
+      view_name: 'x',
+      started_at: new Date().toISOString(),
+      duration_ms: 1,
+      error: 'x',
+    })
     expect((await refused).error?.code).toBe('42501')
   })
 })
@@ -351,7 +431,8 @@ describe('the functions', () => {
 describe('AI interactions', () => {
   test('are read by attendants and up of the same organization, and written by the platform', async () => {
     const expected = clinic.ai_interactions.length
-    const countFor = async ({ client }: Person) => valueOf(await client.from('ai_interactions').select('id, prompt')).length
+    const countFor = async ({ client }: Person) =>
+      valueOf(await client.from('ai_interactions').select('id, prompt')).length
     for (const person of [owner, admin, attendant]) expect(await countFor(person)).toBe(expected)
     for (const person of [viewer, stranger, inactive]) expect(await countFor(person)).toBe(0)
     const theirs = neighbours.map(async ({ client }) =>
@@ -360,7 +441,10 @@ describe('AI interactions', () => {
     expect(await Promise.all(theirs)).toEqual([0, 0])
     expect((await asNobody(backend).from('ai_interactions').select('id')).error?.code).toBe('42501')
     // Not by way of a conversation, either.
-    const embedded = await ask(`conversations?select=id,ai_interactions(id,prompt)&organization_id=eq.${clinic.id}`, viewer)
+    const embedded = await ask(
+      `conversations?select=id,ai_interactions(id,prompt)&organization_id=eq.${clinic.id}`,
+      viewer,
+    )
     if (embedded.status === 200) {
       for (const row of embedded.body as { ai_interactions: unknown[] }[]) expect(row.ai_interactions).toEqual([])
     } else expect(embedded.status).toBe(400)
@@ -386,7 +470,10 @@ describe('AI interactions', () => {
 describe('analytics events', () => {
   const organization = () => ({ organization_id: clinic.id })
   const refusal = async (person: Person, args: Record<string, unknown>) => {
-    const { body } = await ask('rpc/track_event', person, { method: 'POST', body: JSON.stringify({ ...organization(), ...args }) })
+    const { body } = await ask('rpc/track_event', person, {
+      method: 'POST',
+      body: JSON.stringify({ ...organization(), ...args }),
+    })
     return businessError(body as Parameters<typeof businessError>[0])
   }
 
@@ -394,13 +481,37 @@ describe('analytics events', () => {
     const event_name = `page.viewed_${randomUUID().slice(0, 8)}`
     const contact_id = clinic.contacts.find(({ merged_into_id }) => merged_into_id === null)?.id ?? ''
     for (const person of [owner, admin, attendant, viewer]) {
-      const tracked = valueOf(await person.client.rpc('track_event', { ...organization(), event_name, contact_id, properties: { page: 'agenda' } }))
-      expect(tracked).toMatchObject({ ...organization(), event_name, contact_id, properties: { page: 'agenda' }, user_id: person.userId })
+      const tracked = valueOf(
+        await person.client.rpc('track_event', {
+          ...organization(),
+          event_name,
+          contact_id,
+          properties: { page: 'agenda' },
+        }),
+      )
+      expect(tracked).toMatchObject({
+        ...organization(),
+        event_name,
+        contact_id,
+        properties: { page: 'agenda' },
+        user_id: person.userId,
+      })
     }
-    expect(valueOf(await platform.rpc('track_event', { ...organization(), event_name }))).toMatchObject({ user_id: null, properties: {} })
-    const seenBy = async ({ client }: Person) => valueOf(await client.from('analytics_events').select('id').match({ event_name })).length
+    expect(valueOf(await platform.rpc('track_event', { ...organization(), event_name }))).toMatchObject({
+      user_id: null,
+      properties: {},
+    })
+    const seenBy = async ({ client }: Person) =>
+      valueOf(await client.from('analytics_events').select('id').match({ event_name })).length
     expect(await Promise.all([owner, admin].map(seenBy))).toEqual([5, 5])
-    expect(await Promise.all([attendant, viewer, stranger, inactive, ...neighbours].map(seenBy))).toEqual([0, 0, 0, 0, 0, 0])
+    expect(await Promise.all([attendant, viewer, stranger, inactive, ...neighbours].map(seenBy))).toEqual([
+      0,
+      0,
+      0,
+      0,
+      0,
+      0,
+    ])
     expect((await asNobody(backend).from('analytics_events').select('id')).error?.code).toBe('42501')
     expect((await asNobody(backend).rpc('track_event', { ...organization(), event_name })).error?.code).toBe('42501')
     for (const { client } of [owner, viewer]) {
@@ -448,10 +559,16 @@ describe('analytics events', () => {
       ] as const
     ) {
       const { text, ...told } = { text: JSON.stringify(args).slice(0, 80), error: await refusal(viewer, args) }
-      expect({ text, ...told }).toMatchObject({ text, error: { code: 'BL801', name: 'invalid_event', detail: { problem } } })
+      expect({ text, ...told }).toMatchObject({
+        text,
+        error: { code: 'BL801', name: 'invalid_event', detail: { problem } },
+      })
     }
     for (const contact_id of [neighbour.contacts[0]?.id, randomUUID()]) {
-      expect(await refusal(viewer, { event_name: 'page', contact_id })).toMatchObject({ code: 'BL402', name: 'contact_not_found' })
+      expect(await refusal(viewer, { event_name: 'page', contact_id })).toMatchObject({
+        code: 'BL402',
+        name: 'contact_not_found',
+      })
     }
     expect(valueOf(await platform.from('analytics_events').select('id').match(organization()))).toEqual([])
     // Right on the edge all is well.

@@ -123,7 +123,9 @@ describe('while a refresh is not yet committed', () => {
     await other.sql`set lock_timeout = '1s'`
     for (const table of TABLES) {
       const touched = await other.sql.unsafe(
-        `select from public.${table} where ${table === 'organizations' ? 'id' : 'organization_id'} = '${business.id}' for update`,
+        `select from public.${table} where ${
+          table === 'organizations' ? 'id' : 'organization_id'
+        } = '${business.id}' for update`,
       )
       expect({ table, rows: touched.length }).toEqual({ table, rows: expect.toSatisfy((count) => count > 0) })
       await other.sql.unsafe(`begin; lock table public.${table} in row exclusive mode; rollback`)
@@ -149,7 +151,11 @@ describe('while a refresh is not yet committed', () => {
     await open.sql`begin`
     await open.sql`select private.refresh_analytics_view('service_analytics')`
     const count = (await refreshesOf('service_analytics')).length
-    expect(await refresh('service_analytics')).toEqual({ view_name: 'service_analytics', refreshed: false, reason: 'already_running' })
+    expect(await refresh('service_analytics')).toEqual({
+      view_name: 'service_analytics',
+      refreshed: false,
+      reason: 'already_running',
+    })
     expect(await refresh('clinic_metrics_daily')).toMatchObject({ view_name: 'clinic_metrics_daily', refreshed: true })
     const all = valueOf(await platform.rpc('refresh_analytics_views'))
     expect(all.map(({ view_name, refreshed }) => [view_name, refreshed]).sort()).toEqual(
@@ -167,7 +173,9 @@ describe('while a refresh is not yet committed', () => {
       for (const view of VIEWS) {
         const ofView = answers.filter(({ view_name }) => view_name === view)
         expect(ofView.some(({ refreshed }) => refreshed)).toBe(true)
-        for (const answer of ofView.filter(({ refreshed }) => !refreshed)) expect(answer).toMatchObject({ reason: 'already_running' })
+        for (const answer of ofView.filter(({ refreshed }) => !refreshed)) {
+          expect(answer).toMatchObject({ reason: 'already_running' })
+        }
       }
     }
   })
@@ -203,7 +211,10 @@ describe('a refresh that fails', () => {
       const all = valueOf(await platform.rpc('refresh_analytics_views'))
       expect(all.map(({ view_name }) => view_name)).toEqual(VIEWS)
       expect(all.find(({ view_name }) => view_name === 'consultant_metrics')).toMatchObject({ refreshed: true })
-      expect(all.find(({ view_name }) => view_name === 'service_analytics')).toMatchObject({ refreshed: false, error: expect.any(String) })
+      expect(all.find(({ view_name }) => view_name === 'service_analytics')).toMatchObject({
+        refreshed: false,
+        error: expect.any(String),
+      })
     } finally {
       await setTimezone(business.timezone)
     }
@@ -221,9 +232,14 @@ describe('a refresh that fails', () => {
     const blocker = await inTheWay('bookings')
     const session = await aSession()
     await session.sql`set lock_timeout = '100ms'`
-    const [row] = await session.sql<{ answer: AnalyticsRefresh }[]>`select private.refresh_analytics_view('clinic_metrics_daily') as answer`
+    const [row] = await session.sql<
+      { answer: AnalyticsRefresh }[]
+    >`select private.refresh_analytics_view('clinic_metrics_daily') as answer`
     expect(row?.answer).toMatchObject({ refreshed: false, error: expect.stringContaining('(55P03)') })
-    expect((await refreshesOf('clinic_metrics_daily')).at(-1)).toMatchObject({ error: expect.stringContaining('(55P03)'), row_count: null })
+    expect((await refreshesOf('clinic_metrics_daily')).at(-1)).toMatchObject({
+      error: expect.stringContaining('(55P03)'),
+      row_count: null,
+    })
     // What is computed is read without what it was computed from.
     expect(await rowsOf('clinic_metrics_daily')).toEqual(before)
     await blocker.out()
@@ -256,7 +272,10 @@ describe('what a refresh holds back', () => {
     expect(await activity(session.pid)).toMatchObject({ holds_xmin: false })
     const running = session.sql<{ answer: AnalyticsRefresh }[]>`
       select private.refresh_analytics_view('clinic_metrics_daily') as answer`.execute()
-    expect(await seen(() => activity(session.pid), ({ waits }) => waits)).toMatchObject({ state: 'active', holds_xmin: true })
+    expect(await seen(() => activity(session.pid), ({ waits }) => waits)).toMatchObject({
+      state: 'active',
+      holds_xmin: true,
+    })
     await blocker.out()
     const [row] = await running
     expect(row?.answer).toMatchObject({ refreshed: true })
@@ -271,7 +290,9 @@ describe('what a refresh holds back', () => {
       select private.refresh_analytics_view('clinic_metrics_daily') as answer`
     expect(row?.answer).toMatchObject({ refreshed: false, error: expect.stringContaining('(57014)') })
     expect(await activity(session.pid)).toMatchObject({ state: 'idle', holds_xmin: false })
-    expect((await refreshesOf('clinic_metrics_daily')).at(-1)).toMatchObject({ error: expect.stringContaining('(57014)') })
+    expect((await refreshesOf('clinic_metrics_daily')).at(-1)).toMatchObject({
+      error: expect.stringContaining('(57014)'),
+    })
   })
 
   /** The function's own limit, made short. */
@@ -322,7 +343,9 @@ describe('what a refresh holds back', () => {
       await blocker.out()
       expect(answers.length).toBeGreaterThan(0)
       // Postgres counts a statement's time once: what comes after its end would have no limit at all.
-      for (const answer of answers) expect(answer).toMatchObject({ refreshed: false, error: expect.stringContaining('(57014)') })
+      for (const answer of answers) {
+        expect(answer).toMatchObject({ refreshed: false, error: expect.stringContaining('(57014)') })
+      }
     })
   })
 
@@ -380,10 +403,18 @@ test('what four clients write together is counted together, however often it is 
               )
               values (
                 ${business.id}, ${contact.id}, ${serviceId}, now(), now() + interval '30 minutes', now() + interval '30 minutes',
-                ${day}, ${status}, ${price}, ${status === 'completed' ? new Date() : null}, ${status === 'cancelled' ? new Date() : null}
+                ${day}, ${status}, ${price}, ${status === 'completed' ? new Date() : null}, ${
+              status === 'cancelled' ? new Date() : null
+            }
               )`
           }
-          for (const [direction, sender, state] of [['inbound', 'contact', 'received'], ['outbound', 'ai', 'sent']] as const) {
+          for (
+            const [direction, sender, state] of [['inbound', 'contact', 'received'], [
+              'outbound',
+              'ai',
+              'sent',
+            ]] as const
+          ) {
             await tx`
               insert into public.messages (organization_id, conversation_id, contact_id, instance_id, direction, sender, status)
               values (
@@ -399,7 +430,9 @@ test('what four clients write together is counted together, however often it is 
   const seenTotals = new Set<unknown>()
   const expectTogether = async () => {
     const [stats] = valueOf(await owner.client.from('service_analytics').select('*').eq('service_id', serviceId))
-    const [talk] = valueOf(await owner.client.from('conversation_analytics').select('*').match({ organization_id: business.id, date: day }))
+    const [talk] = valueOf(
+      await owner.client.from('conversation_analytics').select('*').match({ organization_id: business.id, date: day }),
+    )
     const completed = Number(stats?.completed_bookings_90d ?? 0)
     seenTotals.add(completed)
     if (stats !== undefined) {

@@ -72,7 +72,10 @@ function aBusiness(change: Partial<Business> = {}): Business {
   }
 }
 
-function aBooking(booking_date: string, change: Partial<Business['bookings'][number]> = {}): Business['bookings'][number] {
+function aBooking(
+  booking_date: string,
+  change: Partial<Business['bookings'][number]> = {},
+): Business['bookings'][number] {
   const start_time = instantOf(`${booking_date}T12:00:00Z`)
   return {
     id: 'booking',
@@ -90,7 +93,14 @@ function aBooking(booking_date: string, change: Partial<Business['bookings'][num
   }
 }
 
-function aTalk(...told: [text: string, direction: 'inbound' | 'outbound', sender: 'contact' | 'bot' | 'ai' | 'human' | 'system', isReaction?: boolean][]) {
+function aTalk(
+  ...told: [
+    text: string,
+    direction: 'inbound' | 'outbound',
+    sender: 'contact' | 'bot' | 'ai' | 'human' | 'system',
+    isReaction?: boolean,
+  ][]
+) {
   const conversation = {
     id: 'talk',
     contact_id: 'maria',
@@ -132,7 +142,14 @@ describe('the reference, by hand', () => {
   })
 
   test('quotients are rounded as the database rounds them', () => {
-    expect([quotient(1, 3, 2), quotient(200, 3, 2), quotient(1, 800, 4), quotient(5, 2, 0), quotient(-5, 2, 0), quotient(0, 0, 2)])
+    expect([
+      quotient(1, 3, 2),
+      quotient(200, 3, 2),
+      quotient(1, 800, 4),
+      quotient(5, 2, 0),
+      quotient(-5, 2, 0),
+      quotient(0, 0, 2),
+    ])
       .toEqual([0.33, 66.67, 0.0013, 3, -3, null])
   })
 
@@ -162,8 +179,14 @@ describe('the reference, by hand', () => {
       no_show_rate_this_month: 20,
     })
     const sunday = instantOf('2026-07-20T02:59:59.999999Z')
-    expect(dashboardMetrics(aBusiness({ bookings }), sunday)).toMatchObject({ local_date: '2026-07-19', bookings_this_week: 3 })
-    expect(dashboardMetrics(aBusiness({ bookings }), sunday + 1)).toMatchObject({ local_date: '2026-07-20', bookings_this_week: 0 })
+    expect(dashboardMetrics(aBusiness({ bookings }), sunday)).toMatchObject({
+      local_date: '2026-07-19',
+      bookings_this_week: 3,
+    })
+    expect(dashboardMetrics(aBusiness({ bookings }), sunday + 1)).toMatchObject({
+      local_date: '2026-07-20',
+      bookings_this_week: 0,
+    })
   })
 
   test('an answer is what follows a customer, whatever stands between that is no answer', () => {
@@ -182,7 +205,12 @@ describe('the reference, by hand', () => {
       ['2026-07-15T03:02:20Z', 'outbound', 'human'],
     )
     expect(conversationAnalytics(aBusiness(talk), EARLY)).toEqual([
-      expect.objectContaining({ date: '2026-07-14', inbound_messages: 2, outbound_messages: 0, median_response_time_seconds: null }),
+      expect.objectContaining({
+        date: '2026-07-14',
+        inbound_messages: 2,
+        outbound_messages: 0,
+        median_response_time_seconds: null,
+      }),
       expect.objectContaining({
         date: '2026-07-15',
         total_conversations: 1,
@@ -212,12 +240,25 @@ describe('the reference, by hand', () => {
       merged_into_id: null,
       created_at: EARLY,
     }
-    const leads = [lead, { ...lead, id: 'other', status: 'novo' as const }, { ...lead, id: 'hidden', over_limit: true }, {
-      ...lead,
-      id: 'of ines',
-      professional_id: 'ines',
-    }]
-    const call = { id: 'call', lead_id: 'lead', tokens_used: 10, latency_ms: 5, confidence_thousandths: 500, success: true, created_at: EARLY }
+    const leads = [
+      lead,
+      { ...lead, id: 'other', status: 'novo' as const },
+      { ...lead, id: 'hidden', over_limit: true },
+      {
+        ...lead,
+        id: 'of ines',
+        professional_id: 'ines',
+      },
+    ]
+    const call = {
+      id: 'call',
+      lead_id: 'lead',
+      tokens_used: 10,
+      latency_ms: 5,
+      confidence_thousandths: 500,
+      success: true,
+      created_at: EARLY,
+    }
     const business = aBusiness({
       ...aTalk(['2026-07-15T03:00:00Z', 'inbound', 'contact']),
       leads,
@@ -250,9 +291,18 @@ describe('the reference, by hand', () => {
   })
 
   test('ninety days and four hundred, today among them', () => {
-    const bookings = ['2026-07-15', '2026-07-16', '2026-04-17', '2026-04-16', '2025-06-11', '2025-06-10'].map((day) => aBooking(day))
-    expect(serviceAnalytics(aBusiness({ bookings }), EARLY)).toMatchObject([{ total_bookings_90d: 2, unique_customers_90d: 1 }])
-    expect(clinicMetricsDaily(aBusiness({ bookings }), EARLY).map(({ date, avg_delay_minutes }) => [date, avg_delay_minutes]))
+    const bookings = ['2026-07-15', '2026-07-16', '2026-04-17', '2026-04-16', '2025-06-11', '2025-06-10'].map((day) =>
+      aBooking(day)
+    )
+    expect(serviceAnalytics(aBusiness({ bookings }), EARLY)).toMatchObject([{
+      total_bookings_90d: 2,
+      unique_customers_90d: 1,
+    }])
+    expect(
+      clinicMetricsDaily(aBusiness({ bookings }), EARLY).map((
+        { date, avg_delay_minutes },
+      ) => [date, avg_delay_minutes]),
+    )
       .toEqual([['2025-06-11', 30], ['2026-04-16', 30], ['2026-04-17', 30], ['2026-07-15', 30]])
   })
 })
@@ -298,7 +348,8 @@ async function rowsOf(client: Client, view: View, { id }: Business): Promise<Row
 
 /** In one order, and with waits as exact as they are told. */
 function comparable(rows: Row[]): Row[] {
-  const key = ({ date, professional_id, service_id }: Row) => `${date ?? ''} ${professional_id ?? ''} ${service_id ?? ''}`
+  const key = ({ date, professional_id, service_id }: Row) =>
+    `${date ?? ''} ${professional_id ?? ''} ${service_id ?? ''}`
   return rows
     .map((row) => Object.fromEntries(Object.entries(row).sort(([one], [other]) => one < other ? -1 : 1)))
     .sort((one, other) => key(one) < key(other) ? -1 : 1)
@@ -381,13 +432,15 @@ describe(`the views and the reference agree (BALCAO_TEST_SEED=${seed})`, () => {
     }
   })
 
-  test.each([
-    ['conversation_analytics', conversationAnalytics],
-    ['consultant_metrics', consultantMetrics],
-    ['service_analytics', serviceAnalytics],
-    ['clinic_metrics_daily', clinicMetricsDaily],
-    ['daily_lead_stats', dailyLeadStats],
-  ] as const)('%s', async (view, reference) => {
+  test.each(
+    [
+      ['conversation_analytics', conversationAnalytics],
+      ['consultant_metrics', consultantMetrics],
+      ['service_analytics', serviceAnalytics],
+      ['clinic_metrics_daily', clinicMetricsDaily],
+      ['daily_lead_stats', dailyLeadStats],
+    ] as const,
+  )('%s', async (view, reference) => {
     let count = 0
     for (const business of stored) {
       const expected = reference(business, at)
@@ -410,7 +463,11 @@ describe(`the views and the reference agree (BALCAO_TEST_SEED=${seed})`, () => {
   test('a business in which nothing has happened has zeros, and no averages', async () => {
     const business = stored.find(({ contacts }) => contacts.length === 0)
     if (business === undefined) throw new Error('There is none.')
-    const [{ organization_id, local_date, calculated_at, ...figures } = {}] = await rowsOf(owner.client, 'dashboard_metrics', business)
+    const [{ organization_id, local_date, calculated_at, ...figures } = {}] = await rowsOf(
+      owner.client,
+      'dashboard_metrics',
+      business,
+    )
     expect(organization_id).toBe(business.id)
     expect(local_date).toBe(localDay(business.timezone, instantOf(String(calculated_at))))
     const { no_show_rate_this_month, avg_ai_confidence_7d, ...counts } = figures
@@ -422,12 +479,27 @@ describe(`the views and the reference agree (BALCAO_TEST_SEED=${seed})`, () => {
   test('what is random lies on both sides of what is counted', () => {
     const seenOf = (rows: Row[], column: string) => new Set(rows.map((row) => row[column]))
     const dashboards = stored.map((business) => dashboardMetrics(business, at))
-    for (const column of ['bookings_today', 'revenue_today_cents', 'new_contacts_today', 'messages_today', 'ai_actions_7d', 'no_show_rate_this_month']) {
-      expect({ column, values: seenOf(dashboards, column).size }).toEqual({ column, values: expect.toSatisfy((size: number) => size > 2) })
+    for (
+      const column of [
+        'bookings_today',
+        'revenue_today_cents',
+        'new_contacts_today',
+        'messages_today',
+        'ai_actions_7d',
+        'no_show_rate_this_month',
+      ]
+    ) {
+      expect({ column, values: seenOf(dashboards, column).size }).toEqual({
+        column,
+        values: expect.toSatisfy((size: number) => size > 2),
+      })
     }
     const talks = stored.flatMap((business) => conversationAnalytics(business, at))
     for (const column of Object.keys(talks[0] ?? {}).filter((name) => name !== 'organization_id')) {
-      expect({ column, values: seenOf(talks, column).size }).toEqual({ column, values: expect.toSatisfy((size: number) => size > 2) })
+      expect({ column, values: seenOf(talks, column).size }).toEqual({
+        column,
+        values: expect.toSatisfy((size: number) => size > 2),
+      })
     }
     const waits = talks.map(({ median_response_time_seconds }) => Number(median_response_time_seconds))
     expect(waits.some((wait) => wait > 0 && wait < SECOND)).toBe(true)
@@ -437,25 +509,28 @@ describe(`the views and the reference agree (BALCAO_TEST_SEED=${seed})`, () => {
   })
 
   // Not only today: what the views ask, as if it were then.
-  test.each(MOMENTS.map((moment, index) => [...moment, index] as const))('as it would be: %s, %s, %s', async (timezone, wall, _name, index) => {
-    const random = seeded(seed + 1 + index)
-    for (const microsecond of [0, -1]) {
-      const then = minuteAt(timezone, wall) * MINUTE + microsecond
-      const business = randomBusiness(random, timezone, then)
-      const told = `${timezone} at ${isoOf(then)}, BALCAO_TEST_SEED=${seed}`
-      await store(sql, business, [])
-      stored.push(business)
-      for (
-        const [view, reference] of [
-          ['dashboard_metrics', (one: Business) => [dashboardMetrics(one, then)]],
-          ['conversation_analytics', conversationAnalytics],
-          ['service_analytics', serviceAnalytics],
-          ['clinic_metrics_daily', clinicMetricsDaily],
-          ['daily_lead_stats', dailyLeadStats],
-        ] as const
-      ) expectRows(`${view}, ${told}`, await rowsAsIf(then, view, business), reference(business, then))
-    }
-  })
+  test.each(MOMENTS.map((moment, index) => [...moment, index] as const))(
+    'as it would be: %s, %s, %s',
+    async (timezone, wall, _name, index) => {
+      const random = seeded(seed + 1 + index)
+      for (const microsecond of [0, -1]) {
+        const then = minuteAt(timezone, wall) * MINUTE + microsecond
+        const business = randomBusiness(random, timezone, then)
+        const told = `${timezone} at ${isoOf(then)}, BALCAO_TEST_SEED=${seed}`
+        await store(sql, business, [])
+        stored.push(business)
+        for (
+          const [view, reference] of [
+            ['dashboard_metrics', (one: Business) => [dashboardMetrics(one, then)]],
+            ['conversation_analytics', conversationAnalytics],
+            ['service_analytics', serviceAnalytics],
+            ['clinic_metrics_daily', clinicMetricsDaily],
+            ['daily_lead_stats', dailyLeadStats],
+          ] as const
+        ) expectRows(`${view}, ${told}`, await rowsAsIf(then, view, business), reference(business, then))
+      }
+    },
+  )
 
   async function rowsAsIf(then: Instant, view: View, { id }: Business): Promise<Row[]> {
     const [{ definition } = { definition: '' }] = await sql<{ definition: string }[]>`

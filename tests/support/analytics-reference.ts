@@ -123,7 +123,12 @@ const calendars = new Map<string, Intl.DateTimeFormat>()
 export function localDay(timezone: string, instant: Instant): Day {
   let calendar = calendars.get(timezone)
   if (calendar === undefined) {
-    calendar = new Intl.DateTimeFormat('en-CA', { timeZone: timezone, year: 'numeric', month: '2-digit', day: '2-digit' })
+    calendar = new Intl.DateTimeFormat('en-CA', {
+      timeZone: timezone,
+      year: 'numeric',
+      month: '2-digit',
+      day: '2-digit',
+    })
     calendars.set(timezone, calendar)
   }
   return calendar.format(new Date(Math.floor(instant / 1000)))
@@ -237,9 +242,10 @@ export function dashboardMetrics(business: Business, at: Instant): Row {
     active_conversations: open.length,
     conversations_waiting_human: countOf(conversations, 'waiting_human'),
     unread_conversations: open.filter(({ unread_count }) => unread_count > 0).length,
-    new_contacts_today: contacts.filter(({ created_at, merged_into_id }) =>
-      merged_into_id === null && localDay(timezone, created_at) === today
-    ).length,
+    new_contacts_today:
+      contacts.filter(({ created_at, merged_into_id }) =>
+        merged_into_id === null && localDay(timezone, created_at) === today
+      ).length,
     messages_today: messages.filter(({ created_at }) => localDay(timezone, created_at) === today).length,
     avg_ai_confidence_7d: average(known(recent.map((one) => one.confidence_thousandths)), 3, 1000),
     ai_actions_7d: recent.length,

@@ -188,7 +188,9 @@ export function randomBusiness(random: Random, timezone: string, now: Instant): 
       if (before === undefined || last === undefined || before.conversation_id !== conversation.id) continue
       const areInbound = before.direction === 'inbound' && last.direction === 'inbound'
       const isOneDay = localDay(timezone, before.created_at) === localDay(timezone, last.created_at)
-      if (areInbound && isOneDay && chance(40)) [before.created_at, last.created_at] = [last.created_at, before.created_at]
+      if (areInbound && isOneDay && chance(40)) {
+        ;[before.created_at, last.created_at] = [last.created_at, before.created_at]
+      }
     }
   }
   // Questions of a day that are answered on the next, where that day is, and is not, one that is counted.
@@ -263,7 +265,11 @@ export function randomBusiness(random: Random, timezone: string, now: Instant): 
 }
 
 /** As if it had always been there: the tables' triggers do not run, its indexes and checks do. */
-export async function store(sql: postgres.Sql, business: Business, members: { userId: string; role: string }[]): Promise<void> {
+export async function store(
+  sql: postgres.Sql,
+  business: Business,
+  members: { userId: string; role: string }[],
+): Promise<void> {
   const { id, timezone, vertical } = business
   const firstOfMonth = (instant: Instant) => `${isoOf(instant).slice(0, 7)}-01`
   const instances = new Set(business.conversations.map(({ instance_id }) => instance_id))
@@ -290,7 +296,10 @@ export async function store(sql: postgres.Sql, business: Business, members: { us
       external_id: instance,
       status: 'disconnected',
     })),
-    conversations: business.conversations.map((conversation) => ({ ...conversation, whatsapp_chat_id: conversation.id })),
+    conversations: business.conversations.map((conversation) => ({
+      ...conversation,
+      whatsapp_chat_id: conversation.id,
+    })),
     messages: business.messages.map((message) => ({
       ...message,
       content: 'Oi',
