@@ -358,8 +358,9 @@ begin
   for alert in
     select a.*
     from public.system_alerts a
-    where a.organization_id is not null
-      and (a.resolved_at is null or a.resolved_at > at - interval '1 day')
+    -- Who has closed is told nothing more.
+    join public.organizations o on o.id = a.organization_id and o.is_active
+    where (a.resolved_at is null or a.resolved_at > at - interval '1 day')
       and private.to_be_told(a, at) is not null
     order by a.severity desc, a.opened_at, a.id
     limit batch_size

@@ -254,6 +254,22 @@ update public.contacts set opted_out_at = null where phone_number = '+5511900000
 delete from public.messages where sender = 'system';
 delete from public.system_alerts;
 
+select throws_ok(
+  format($$ insert into public.message_templates (organization_id, name, category, template) values (%L, 'x', 'alert', 'Atenção, {{nome}}!') $$, pg_temp.clinic()),
+  'BL701', null, 'a template that does not say what is wrong does not get in');
+
+-- Who closes is told nothing more.
+update public.webhook_endpoints set consecutive_failures = 3 where id = tests.the('clinic', 'endpoint_id');
+select pg_temp.check(200);
+select is(pg_temp.telling('endpoint_failing'), 'opened queued', 'an alert opens,');
+update public.organizations set is_active = false where id = pg_temp.clinic();
+select pg_temp.check(201);
+select is(pg_temp.alerts('endpoint_failing') || ': ' || pg_temp.telling('endpoint_failing'), 'clinic warning resolved: opened queued', 'and is resolved when the clinic closes, without a word');
+update public.organizations set is_active = true where id = pg_temp.clinic();
+update public.webhook_endpoints set consecutive_failures = 0 where id = tests.the('clinic', 'endpoint_id');
+delete from public.messages where sender = 'system';
+delete from public.system_alerts;
+
 -- A number that is silent, and one owner number more.
 insert into public.authorized_owner_numbers (organization_id, phone_number, is_primary) values (pg_temp.clinic(), '+5511900000002', true);
 insert into private.heard_hours (organization_id, instance_id, hour)
