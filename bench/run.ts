@@ -6,6 +6,7 @@ const benchmarks: Record<string, () => Promise<unknown>> = {
   latency: () => import('./latency.ts'),
   booking: () => import('./booking.ts'),
   reply: () => import('./reply.ts'),
+  analytics: () => import('./analytics.ts'),
 }
 
 const named = process.argv.slice(2).filter((word) => !word.startsWith('--'))

@@ -30,6 +30,8 @@ alter role supabase_storage_admin login noinherit password :storage_admin_passwo
 
 grant anon, authenticated, service_role to authenticator;
 grant anon, authenticated, service_role to postgres;
+-- Hosted projects have it since 2023: whose statements run, and for how long.
+grant pg_monitor to postgres;
 grant anon, authenticated, service_role to supabase_storage_admin;
 
 alter role anon set statement_timeout = '3s';

@@ -12,6 +12,7 @@ import {
 } from 'node:http'
 import { type ApiKeys, holdsValidJwt, keyChecker } from './api-keys.ts'
 import type { AuthServer } from './auth.ts'
+import { dashboard } from './dashboard/server.ts'
 import { Failure, hasCode, messageOf } from './failure.ts'
 import type { EdgeFunction } from './functions.ts'
 import type { GraphServer } from './graph/server.ts'
@@ -70,6 +71,7 @@ const HOP_BY_HOP = new Set([
 export async function startGateway(port: number, options: GatewayOptions): Promise<Gateway> {
   const { keys } = options
   const checkKey = keyChecker(keys)
+  const showDashboard = dashboard(keys.publishable)
   // Idle connections are dropped before the upstream drops them, so that none is used at the moment of its death.
   const agent = new Agent({
     keepAlive: true,
@@ -102,6 +104,7 @@ export async function startGateway(port: number, options: GatewayOptions): Promi
       if (simulator === null) return respondJson(response, 503, { message: 'The simulator is starting.' })
       return simulator.listener(request, response)
     }
+    if (path === '/dashboard' || path.startsWith('/dashboard/')) return showDashboard(request, response)
     respondJson(response, 404, { message: `No route matches ${path}; "/" lists what is where.` })
   })
 

@@ -336,6 +336,7 @@ function indexPage(api: string, functions: string[]): string {
     ...functions.map((name) => `${api}/functions/v1/${name}`),
     `${api}/graph         WhatsApp as Meta's Graph API, imitated`,
     `${api}/simulator     a phone to try it with`,
+    `${api}/dashboard     the figures of a business, for its owner`,
     '',
     'Keys: npm run status',
     '',

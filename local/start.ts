@@ -47,6 +47,7 @@ function summary({ urls, keys, dataDir }: Stack): string {
     ['API', urls.api],
     ['Functions', urls.functions],
     ['Simulator', `${urls.api}/simulator`],
+    ['Dashboard', `${urls.api}/dashboard`],
     ['Database', urls.database],
     ['Publishable key', keys.publishable],
     ['Secret key', keys.secret],

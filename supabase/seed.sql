@@ -1,4 +1,4 @@
--- Three businesses to look at: a clinic, a pet shop, a health-plan consultancy, with a past, a today and a fortnight ahead.
+-- Three businesses to look at: a clinic, a pet shop, a health-plan consultancy, with two months behind them, a today and a fortnight ahead.
 --
 -- Loaded by `npm run seed`, `supabase db push --include-seed` or any SQL client, as the role that owns the schema. It is one
 -- statement, so that it is there or it is not; where it is there already it changes nothing. Everything stands around
@@ -30,7 +30,8 @@ begin
       lpad((array_position(
         array['organization', 'location', 'professional', 'service', 'contact', 'pet', 'instance', 'conversation', 'lead',
           'booking', 'waiting', 'time off', 'hours'], kind) - 1)::text, 4, '0'),
-      lpad((organization * 1000 + number)::text, 12, '0'))::uuid
+      -- More than 999 of a kind would run into the next organization's.
+      lpad((organization * case when number < 1000 then 1000 else 100000 end + number)::text, 12, '0'))::uuid
   $id$;
 
   -- Organizations and places ----------------------------------------------------------------------------------------
@@ -243,7 +244,12 @@ begin
     person.number::int,
     v.area_codes[1 + person.number % 6] as area_code,
     split_part(person.entry, '|', 1) as name,
-    nullif(split_part(person.entry, '|', 2), '') as profile_name
+    nullif(split_part(person.entry, '|', 2), '') as profile_name,
+    -- All have been customers for longer than the bookings go back, but for the last one, who came just now.
+    case
+      when person.number = 26 then moment - interval '20 seconds'
+      else moment - make_interval(days => 64 + person.number::int * 5)
+    end as created_at
   from (values
     (1, array['11', '11', '13', '92', '11', '92'], array[
       'Maria Aparecida da Conceição|Cida 🌻', 'João Batista Moraes|João Batista', 'Ana Lúcia Figueiredo|Ana Lu', 'Sebastião Queiroz|',
@@ -252,7 +258,7 @@ begin
       'Márcia Regina Dutra|Márcia Dutra', 'Édson Carvalho|Edson', 'Sônia Maria Tavares|Sônia 🌷', 'Caio Henrique Lobato|Caio',
       'Iolanda Guimarães|Vó Iolanda 👵🏽', 'Rogério Saldanha|', 'Tainá Ribeiro do Carmo|Tainá ✨', 'Gustavo Mühlmann|Gus',
       'Letícia Araújo Simões|Lê', 'Benedito Assunção|Seu Benê', 'Priscila Andrade|Pri', 'Nádia El Khouri|Nádia',
-      'Wagner Pontes|Promoções 🔥']),
+      'Wagner Pontes|Promoções 🔥', 'Heloísa Prates|Helô']),
     (2, array['31', '31', '31', '37', '31', '32'], array[
       'Fernanda Lacerda|Fê 🐶', 'Ricardo Alencastro|Ricardo A.', 'Juliana Paes Barreto|Ju', 'Marcos Vinícius Teles|MV',
       'Adriana Coimbra|Dri Coimbra', 'Cláudio Bicalho|', 'Simone Drummond|Simone 🌵', 'Rafael Perdigão|Rafa',
@@ -260,7 +266,7 @@ begin
       'Mônica Valadares|Mônica', 'Hugo Leonardo Sette|Hugo', 'Lívia Mourão|Lívia & Mel', 'Antônio Carlos Viana|Tonho',
       'Débora Starling|Debs', 'Fábio Junqueira|Fábio', 'Conceição Evangelista|Ceição', 'Leandro Passos|Lê Passos',
       'Aline Couto|line 🎀', 'Sérgio Renault|Sérgio', 'Ângela Maciel|Ângela', 'Pedro Henrique Lages|PH',
-      'Vanderlei Moreira|Vander']),
+      'Vanderlei Moreira|Vander', 'Cecília Drumond|Ciça 🐕']),
     (3, array['81', '81', '87', '83', '81', '82'], array[
       'Camila Albuquerque|Mila', 'Eduardo Lins|Edu Lins', 'Josefa Maria da Silva|Zefinha 🙏', 'Bruno Maranhão|Bruno M.',
       'Karina Wanderley|Kari ☀️', 'Paulo Roberto Arcoverde|Paulo', 'Mariana Suassuna|Mari', 'Severino Ramos|Seu Biu',
@@ -268,7 +274,7 @@ begin
       'Sheila Cabral|Sheila MEI', 'Gilvan Tenório|Gil', 'Natália Buarque|Naty', 'Otoniel Batista|Otoniel',
       'Luana Pessoa|Lu Pessoa', 'Válter Coutinho|Válter', 'Inês Monteiro|Inês', 'Felipe Rego Barros|Felipe',
       'Rayssa Uchôa|ray', 'Damião Feitosa|Damião', 'Cristiane Melo|Cris Melo', 'Alexandre Gusmão|Alex',
-      'Ivonete Barbosa|Ivonete'])
+      'Ivonete Barbosa|Ivonete', 'Anderson Queiroga|Anderson'])
   ) v (organization, area_codes, people)
   cross join unnest(v.people) with ordinality person (entry, number);
 
@@ -296,9 +302,9 @@ begin
       else '{"city": "Recife", "state": "PE"}'
     end::jsonb,
     case when c.organization = 1 then pg_temp.seed_id('location', 1, case c.area_code when '92' then 2 else 1 end) end,
-    moment - make_interval(days => 10 + c.number * 7),
+    c.created_at,
     case when c.number = 17 then moment - interval '9 days' end,
-    moment - make_interval(days => 10 + c.number * 7)
+    c.created_at
   from seed_contacts c
   left join (values
     (1, 1, array['vip', 'hipertensa']), (1, 4, array['primeira consulta']), (1, 5, array['gestante']), (1, 10, array['check-up', 'empresa']),
@@ -314,7 +320,7 @@ begin
   select
     pg_temp.seed_id('organization', 2, 0), pg_temp.seed_id('pet', 2, (row_number() over ())::int),
     pg_temp.seed_id('contact', 2, v.contact), v.name, v.species, v.breed,
-    (moment - make_interval(days => v.age_days))::date, v.weight, v.notes, moment - make_interval(days => 10 + v.contact * 7)
+    (moment - make_interval(days => v.age_days))::date, v.weight, v.notes, moment - interval '63 days'
   from (values
     (1, 'Thor', 'cachorro', 'Golden Retriever', 1460, 31500, 'Alergia a frango; tem medo de secador.'),
     (1, 'Frida', 'gato', 'SRD', 900, 3800, null),
@@ -393,6 +399,55 @@ begin
     (3, 17, 24, 1, 'perdido', 33, 'whatsapp', '{"perfil": "familia", "idade": "31_45"}', '{}', 'Parou de responder')
   ) v (organization, number, contact, professional, status, days_ago, source, answers, utm, lost_reason);
 
+  -- Who asked in the two months before, and what became of it: a second interest of people who are known.
+  insert into public.leads (
+    organization_id, id, contact_id, professional_id, status, source, last_interaction_at, closed_at, lost_reason, created_at
+  )
+  select
+    n.organization_id, pg_temp.seed_id('lead', n.organization, 100 + n.number), n.contact_id, n.professional_id, n.status,
+    n.source, n.created_at + interval '2 days', n.created_at + interval '2 days',
+    case n.status when 'perdido' then (array[
+      'Parou de responder', 'Achou o valor alto', 'Fechou com outra empresa', 'Mora longe'
+    ])[1 + n.number % 4] end,
+    n.created_at
+  from (
+    select
+      free.organization, free.organization_id, free.contact_id, free.professional_id, free.number,
+      case when free.number * 5 % 9 < 4 then 'fechado' else 'perdido' end::public.lead_status as status,
+      (array['whatsapp', 'instagram', 'indicacao', 'google', 'site'])[1 + free.number * 3 % 5] as source,
+      -- The longer ago, the fewer.
+      moment - make_interval(days => 3 + free.number * (25 + free.number) / v.thinness, hours => free.number * 7 % 9) as created_at
+    from (values (1, 26, 32), (2, 22, 22), (3, 30, 38)) v (organization, count, thinness)
+    cross join lateral (
+      select
+        v.organization, c.organization_id, c.id as contact_id, r.id as professional_id,
+        row_number() over (order by c.id, r.id)::int as number
+      from public.contacts c
+      join public.professionals r
+        on r.organization_id = c.organization_id
+        and (c.preferred_location_id is null or r.location_id = c.preferred_location_id)
+      where c.organization_id = pg_temp.seed_id('organization', v.organization, 0)
+        and c.status = 'active'
+        and c.created_at < moment - interval '1 day'
+        and not exists (select from public.leads l where l.organization_id = c.organization_id and l.contact_id = c.id)
+    ) free
+    where free.number <= v.count
+  ) n
+  order by n.organization, n.number desc;
+
+  -- And who has just asked.
+  insert into public.leads (organization_id, id, contact_id, source, respostas, last_interaction_at, created_at)
+  select
+    c.organization_id, pg_temp.seed_id('lead', v.organization, 99), c.id, v.source, v.answers::jsonb, c.created_at, c.created_at
+  from (values
+    (1, 'site', '{"interesse": "check_up", "convenio": "particular"}'),
+    (2, 'instagram', '{"interesse": "banho", "porte": "pequeno"}'),
+    (3, 'site', '{"perfil": "casal", "idade": "19_30", "copart": "sim"}')
+  ) v (organization, source, answers)
+  join public.contacts c
+    on c.organization_id = pg_temp.seed_id('organization', v.organization, 0)
+    and c.id = pg_temp.seed_id('contact', v.organization, 26);
+
   -- Conversations ---------------------------------------------------------------------------------------------------
   -- The numbers are not connected, and so nothing can leave through them.
 
@@ -433,8 +488,16 @@ begin
   ) v (organization, number, instance, contact, status, priority, escalation, score);
 
   create temporary table seed_messages on commit drop as
-  select v.*, moment - make_interval(mins => v.minutes_ago) as at, row_number() over () as number
-  from (values
+  select
+    v.organization, v.conversation, v.sender, v.status, v.content, v.number,
+    -- Whoever is no human being answers within seconds.
+    case
+      when v.sender in ('ai', 'bot') then
+        moment - make_interval(mins => lag(v.minutes_ago) over (partition by v.organization, v.conversation order by v.number))
+          + make_interval(secs => 3 + v.number * 7 % 6)
+      else moment - make_interval(mins => v.minutes_ago)
+    end as at
+  from (select v.*, row_number() over () as number from (values
     (1, 1, 190, 'contact', null, 'Oi, bom dia! Aqui é a Cida. Meu exame de colesterol ficou pronto?'),
     (1, 1, 188, 'ai', 'read', 'Bom dia, Cida! 🌻 Ficou, sim. Quer que eu marque o retorno com a Dra. Helena para ela ver com você?'),
     (1, 1, 171, 'contact', null, 'Quero sim, de preferência de manhã cedo'),
@@ -465,7 +528,7 @@ begin
     (2, 1, 118, 'contact', null, 'Continua kkkk pode ser na toalha'),
     (2, 1, 33, 'contact', null, 'E dá pra cortar as unhas junto?'),
     (2, 2, 27, 'contact', null, 'Gente o Zeca tá respirando muito ruim, barriga pra dentro 😰'),
-    (2, 2, 27, 'ai', 'read', 'Isso é urgente, Marcos. Estou chamando a equipe agora. Mantenha o Zeca em lugar fresco e não dê água à força.'),
+    (2, 2, 26, 'ai', 'read', 'Isso é urgente, Marcos. Estou chamando a equipe agora. Mantenha o Zeca em lugar fresco e não dê água à força.'),
     (2, 2, 25, 'contact', null, 'Posso levar aí agora?'),
     (2, 2, 24, 'contact', null, 'Moro a 5 minutos'),
     (2, 3, 1600, 'contact', null, 'As meninas precisam das vacinas do ano. Dá pra ser as duas no mesmo dia?'),
@@ -484,9 +547,9 @@ begin
     (2, 6, 15899, 'ai', 'read', 'Hospedagem ainda não temos, Pedro. Durante o dia, a creche funciona até as 19h.'),
     (2, 6, 15880, 'contact', null, 'ok'),
     (3, 1, 75, 'contact', null, 'Olá! Vi o anúncio. Quanto fica um plano pra família?'),
-    (3, 1, 75, 'bot', 'read', 'Oi, Camila! 👋 Para comparar direitinho: quantas pessoas e quais as idades?'),
+    (3, 1, 74, 'bot', 'read', 'Oi, Camila! 👋 Para comparar direitinho: quantas pessoas e quais as idades?'),
     (3, 1, 71, 'contact', null, 'Eu 38, marido 41, filhos 9 e 4'),
-    (3, 1, 71, 'bot', 'read', 'Com ou sem coparticipação?'),
+    (3, 1, 70, 'bot', 'read', 'Com ou sem coparticipação?'),
     (3, 1, 8, 'contact', null, 'Sem. E tem que ter o hospital infantil aqui de Recife'),
     (3, 2, 400, 'contact', null, 'Bom dia, somos 12 funcionários. Preciso de proposta até o fim do mês.'),
     (3, 2, 380, 'human', 'read', 'Bom dia, Eduardo! Consigo três operadoras. Me manda a planilha com as idades e o CNPJ?'),
@@ -503,11 +566,11 @@ begin
     (3, 5, 34980, 'human', 'read', 'Que alegria, Mariana! Qualquer dúvida de uso, pode me chamar sempre.'),
     (3, 6, 21000, 'contact', null, 'Achei caro, vou deixar pra depois'),
     (3, 6, 20990, 'human', 'read', 'Entendo, Paulo. Se quiser, comparo uma opção regional, que costuma sair 20% a menos.')
-  ) v (organization, conversation, minutes_ago, sender, status, content);
+  ) v (organization, conversation, minutes_ago, sender, status, content)) v;
 
   insert into public.conversations (
     organization_id, id, contact_id, instance_id, whatsapp_chat_id, status, priority, is_bot_controlled, control_epoch,
-    location_id, escalated_at, escalation_reason, closed_at, satisfaction_score, created_at
+    location_id, escalated_at, escalation_reason, closed_at, satisfaction_score, last_message_at, created_at
   )
   select
     pg_temp.seed_id('organization', v.organization, 0), v.id, c.id,
@@ -517,7 +580,7 @@ begin
     v.status = 'active' and not m.is_human, case when v.status <> 'active' or m.is_human then 1 else 0 end,
     case when v.organization = 1 then pg_temp.seed_id('location', 1, v.instance) end,
     case when v.escalation is not null then m.escalated_at end, v.escalation,
-    case when v.status = 'closed' then m.last_at + interval '2 hours' end, v.score, m.first_at
+    case when v.status = 'closed' then m.last_at + interval '2 hours' end, v.score, m.first_at, m.first_at
   from seed_conversations v
   join public.contacts c
     on c.organization_id = pg_temp.seed_id('organization', v.organization, 0)
@@ -576,6 +639,164 @@ begin
   from seed_conversations s
   where v.id = s.id;
 
+  -- What was asked in the two months before, a few times a day. Most of it nobody had to see to, and more so of late.
+  create temporary table seed_topics on commit drop as
+  select v.*, row_number() over (partition by v.organization) - 1 as number, count(*) over (partition by v.organization) as topics
+  from (values
+    (1, 'Bom dia, quais convênios vocês atendem?', 'Bom dia! Convênio Aurora, Saúde Integrada e particular. 😊', 'É o Aurora', 'Perfeito, o Aurora cobre a consulta inteira. É só trazer a carteirinha.'),
+    (1, 'Quanto custa a consulta com cardiologista?', 'R$ 420,00, com a leitura do eletrocardiograma incluída.', 'E o eletro separado?', 'R$ 150,00, com laudo em até 24 horas.'),
+    (1, 'Precisa de jejum para o exame de sangue?', 'Para glicemia e colesterol, de 8 a 12 horas. Água pode.', 'E o remédio da pressão, tomo?', 'Pode tomar normalmente, com um pouco de água.'),
+    (1, 'Vocês têm estacionamento?', 'Em São Paulo há convênio com o estacionamento ao lado; em Manaus é gratuito.', 'É o de São Paulo', 'Então é só validar o tíquete na recepção.'),
+    (1, 'Queria remarcar minha consulta', 'Claro! Qual período fica melhor?', 'De manhã', 'Tenho 9h na quinta e 8h30 na sexta. Já deixei a quinta reservada; é só confirmar.'),
+    (2, 'Qual o valor do banho para porte pequeno?', 'A partir de R$ 70,00, com limpeza de ouvidos e perfume opcional.', 'Tem pacote?', 'Tem: quatro banhos com 10% de desconto. 🐶'),
+    (2, 'Vocês atendem gato?', 'Sim! 🐱 Em salas separadas dos cães, de preferência pela manhã.', 'E tosa?', 'Também, com a Jéssica, de terça a sábado.'),
+    (2, 'Qual vacina o filhote precisa?', 'Três doses da polivalente e uma de raiva. Qual a idade dele?', '60 dias', 'Então já pode começar! A consulta da vacina é R$ 120,00 com exame clínico.'),
+    (2, 'Fazem leva e traz?', 'Fazemos na Savassi, Funcionários e Lourdes, por R$ 25,00.', 'Moro no Lourdes', 'Ótimo, é só escolher o horário do banho que a gente busca.'),
+    (3, 'Oi, quero trocar de plano e não perder a carência', 'Dá, sim, na maioria dos casos: é a portabilidade. Há quanto tempo tem o atual?', '3 anos', 'Então atende o prazo mínimo. Posso marcar uma análise sem custo.'),
+    (3, 'Qual a diferença da coparticipação?', 'A mensalidade fica menor e você paga uma parte de cada consulta ou exame.', 'Compensa para quem usa pouco?', 'Costuma compensar até umas seis consultas por ano.'),
+    (3, 'Quanto fica para um casal de 30 anos?', 'Em Recife, a partir de R$ 780,00 os dois, com coparticipação.', 'E sem?', 'A partir de R$ 940,00. Mando a comparação completa depois de uma conversa curta.'),
+    (3, 'MEI consegue desconto?', 'Consegue: com 6 meses de CNPJ o plano empresarial sai até 30% mais barato.', 'Tenho 2 anos', 'Então já pode contratar. Qual a idade de cada pessoa?')
+  ) v (organization, question, answer, reply, ending);
+
+  create temporary table seed_past on commit drop as
+  with customer as (
+    select
+      n.organization, c.id as contact_id, row_number() over (partition by n.organization order by c.id) - 1 as position,
+      count(*) over (partition by n.organization) as customers,
+      case when n.organization = 1 and c.preferred_location_id = pg_temp.seed_id('location', 1, 2) then 2 else 1 end as instance
+    from generate_series(1, 3) n (organization)
+    join public.contacts c on c.organization_id = pg_temp.seed_id('organization', n.organization, 0)
+    where c.status = 'active'
+      and c.created_at < moment - interval '1 day'
+      and not exists (
+        select from public.conversations v where v.organization_id = c.organization_id and v.contact_id = c.id
+      )
+  ), turn as (
+    select
+      n.organization, day.ago, turn.turn, o.timezone, row_number() over (partition by n.organization order by day.ago, turn.turn)::int as number
+    from generate_series(1, 3) n (organization)
+    join public.organizations o on o.id = pg_temp.seed_id('organization', n.organization, 0)
+    cross join generate_series(0, 60) day (ago)
+    cross join generate_series(0, 9) turn (turn)
+    -- From two to six a day, most on a Monday, one on a Sunday; today so far.
+    where turn.turn < case extract(dow from (moment at time zone o.timezone)::date - day.ago)
+        when 0 then 1
+        when 6 then 2
+        else 7 - extract(dow from (moment at time zone o.timezone)::date - day.ago)
+      end + (day.ago * 5 + n.organization) % 3 - 1 + (60 - day.ago) / 30
+  )
+  select
+    t.organization, t.number, c.contact_id, c.instance, s.question, s.answer, s.reply, s.ending, begins.at,
+    t.number * 13 % 100 < 14 + t.ago / 3 as is_escalated
+  from turn t
+  join customer c on c.organization = t.organization and c.position = t.number * 5 % c.customers
+  join seed_topics s on s.organization = t.organization and s.number = t.number % s.topics
+  cross join lateral (
+    select case t.ago
+      when 0 then moment - make_interval(mins => 50 * (t.turn + 1))
+      else ((moment at time zone t.timezone)::date - t.ago + time '08:00'
+        + make_interval(mins => t.turn * 75 + (t.ago * 37 + t.organization * 53) % 70, secs => t.number * 17 % 60)) at time zone t.timezone
+    end as at
+  ) begins
+  where (begins.at at time zone t.timezone)::date = (moment at time zone t.timezone)::date - t.ago;
+
+  create temporary table seed_past_messages on commit drop as
+  select
+    p.organization, p.number as conversation, m.sender, m.content,
+    p.at + make_interval(secs => m.after) as at, row_number() over (order by p.organization, p.at, m.after)::int as number
+  from seed_past p
+  cross join lateral (
+    select v.after::float, v.sender, v.content
+    from (values
+      (0, 'contact', p.question),
+      (3 + p.number * 7 % 6, 'ai', p.answer),
+      (70 + p.number * 41 % 200, 'contact', p.reply),
+      (73 + p.number * 41 % 200 + p.number * 11 % 7, 'ai', case when p.is_escalated then 'Vou chamar alguém da equipe para ver isso com você.' else p.ending end),
+      (case when p.is_escalated then 300 + p.number * 41 % 200 end, 'contact', 'Certo, eu espero.'),
+      (case when p.is_escalated then 560 + p.number * 97 % 1900 end, 'human', p.ending)
+    ) v (after, sender, content)
+    where v.after is not null
+  ) m;
+
+  insert into public.conversations (
+    organization_id, id, contact_id, instance_id, whatsapp_chat_id, status, is_bot_controlled, control_epoch, location_id,
+    escalated_at, escalation_reason, closed_at, satisfaction_score, last_message_at, created_at
+  )
+  select
+    c.organization_id, pg_temp.seed_id('conversation', p.organization, 100 + p.number), c.id,
+    pg_temp.seed_id('instance', p.organization, p.instance), substr(c.phone_number, 2) || '@s.whatsapp.net', 'closed', false, 1,
+    c.preferred_location_id, case when p.is_escalated then m.last_ai_at end,
+    case when p.is_escalated then 'Pediu para falar com uma pessoa' end, m.last_at + interval '5 minutes',
+    case when p.number % 3 = 0 then case when p.is_escalated then 3 else 4 end + p.number % 2 end, p.at, p.at
+  from seed_past p
+  join public.contacts c
+    on c.organization_id = pg_temp.seed_id('organization', p.organization, 0) and c.id = p.contact_id
+  cross join lateral (
+    select max(m.at) as last_at, max(m.at) filter (where m.sender = 'ai') as last_ai_at
+    from seed_past_messages m
+    where m.organization = p.organization and m.conversation = p.number
+  ) m;
+
+  insert into public.contact_identities (organization_id, contact_id, instance_id, kind, value, created_at)
+  select distinct on (v.organization_id, v.contact_id) v.organization_id, v.contact_id, v.instance_id, 'jid', v.whatsapp_chat_id, v.created_at
+  from public.conversations v
+  join seed_past p on v.id = pg_temp.seed_id('conversation', p.organization, 100 + p.number)
+  order by v.organization_id, v.contact_id, v.created_at;
+
+  insert into public.messages (
+    organization_id, id, conversation_id, contact_id, instance_id, direction, sender, content, whatsapp_message_id, status,
+    sent_at, delivered_at, read_at, created_at
+  )
+  select
+    v.organization_id, private.uuid_v7(m.at), v.id, v.contact_id, v.instance_id,
+    case m.sender when 'contact' then 'inbound' else 'outbound' end::public.message_direction, m.sender::public.message_sender,
+    m.content, '3EB0' || upper(left(md5('seed past ' || m.number), 18)),
+    case m.sender when 'contact' then 'received' else 'read' end::public.message_status, m.at,
+    case when m.sender <> 'contact' then m.at + interval '2 seconds' end,
+    case when m.sender <> 'contact' then m.at + interval '40 seconds' end, m.at
+  from seed_past_messages m
+  join public.conversations v
+    on v.organization_id = pg_temp.seed_id('organization', m.organization, 0)
+    and v.id = pg_temp.seed_id('conversation', m.organization, 100 + m.conversation)
+  order by m.at, m.number;
+
+  update public.conversations v
+  set unread_count = 0
+  from seed_past p
+  where v.organization_id = pg_temp.seed_id('organization', p.organization, 0)
+    and v.id = pg_temp.seed_id('conversation', p.organization, 100 + p.number);
+
+  -- What the AI said, it was asked for: with its confidence, its time and its cost.
+  insert into public.ai_interactions (
+    organization_id, id, conversation_id, lead_id, message_id, action_type, prompt, response, model, tokens_used, latency_ms,
+    confidence_score, was_cached, compliance_check_passed, success, created_at
+  )
+  select
+    a.organization_id, private.uuid_v7(a.created_at), a.conversation_id,
+    (
+      select l.id
+      from public.leads l
+      where l.organization_id = a.organization_id and l.contact_id = a.contact_id and l.created_at <= a.created_at
+      order by l.created_at desc, l.id
+      limit 1
+    ),
+    a.id, case when a.is_handover then 'hand_over' else 'reply' end, a.prompt, a.content, 'demo',
+    420 + length(a.content) * 3, 1400 + (a.number * 311 % 2900)::int,
+    case when a.is_handover then 0.30 + a.number * 7 % 20 / 100.0 else 0.78 + a.number * 11 % 21 / 100.0 end,
+    a.number % 9 = 0, true, true, a.created_at
+  from (
+    select
+      m.*, lag(m.content) over (partition by m.conversation_id order by m.id) as prompt,
+      row_number() over (order by m.id) as number,
+      v.escalated_at is not null and m.created_at >= v.escalated_at - interval '1 second' as is_handover
+    from public.messages m
+    join public.conversations v on v.organization_id = m.organization_id and v.id = m.conversation_id
+    where m.organization_id in (
+      pg_temp.seed_id('organization', 1, 0), pg_temp.seed_id('organization', 2, 0), pg_temp.seed_id('organization', 3, 0))
+  ) a
+  where a.sender = 'ai'
+  order by a.id;
+
   -- Bookings --------------------------------------------------------------------------------------------------------
   -- Each block of hours is cut into cells that the longest of the professional's services fits into, buffer included: so
   -- nothing overlaps and nothing reaches past the hours, whatever day it is. Some of the cells are taken.
@@ -625,7 +846,7 @@ begin
       ((moment at time zone b.timezone)::date + day.day + b.starts_at
         + make_interval(mins => step.cell * b.cell_minutes)) at time zone b.timezone as starts
     from block b
-    cross join generate_series(-21, 13) day (day)
+    cross join generate_series(-62, 13) day (day)
     cross join lateral generate_series(
       0, (extract(epoch from b.ends_at - b.starts_at) / 60 / b.cell_minutes)::numeric::int) step (cell)
     cross join generate_series(1, b.seats) seat (seat)
@@ -633,20 +854,27 @@ begin
       and (step.cell + 1) * b.cell_minutes <= extract(epoch from b.ends_at - b.starts_at) / 60
   )
   select
-    c.organization, c.organization_id, c.professional_id, c.location_id, c.timezone, c.day, c.starts, s.id as service_id,
+    c.organization, c.organization_id, c.professional_id, c.location_id, c.timezone, c.day, c.starts,
+    -- What somebody does first is asked for most.
+    s.id as service_id,
     c.starts + make_interval(mins => s.duration_minutes) as ends, s.price_cents, s.requires_pet, null::text as status,
     row_number() over (partition by c.organization order by c.starts, c.professional_id, c.seat)::int as number
   from cell c
   join public.services s
-    on s.organization_id = c.organization_id and s.id = c.services[1 + (c.day + 21 + c.cell + c.rhythm) % cardinality(c.services)]
+    on s.organization_id = c.organization_id and s.id = c.services[1 + (c.day + 63 + c.cell + c.rhythm) % (cardinality(c.services) + 1) % cardinality(c.services)]
   where
     case
       -- Places are busy in the morning.
       when c.seats > 1 and c.cell > 5 then false
       -- Today is busy, and full at times; further ahead there is more and more room.
       when c.day = 0 then c.cell = 0 or (c.cell + c.seat + c.rhythm) % 3 <> 0
-      else ((c.day + 21) * (c.cell + 3) + c.cell * 4 + c.rhythm * 5 + c.seat * 3) % 11
-        < case when c.seats > 1 then 1 else 2 end + case when c.day between 1 and 6 then 1 when c.day < 0 then 0 else -1 end
+      else ((c.day + 63) * (c.cell + 3) + c.cell * 4 + c.rhythm * 5 + c.seat * 3) % 11
+        < case
+          when c.day between -14 and -1 then 6
+          when c.day < 0 then 5
+          when c.day between 1 and 6 then 3
+          else 1
+        end - case when c.seats > 1 then case when c.day < 0 then 3 else 1 end else 0 end
     end
     and not exists (
       select
@@ -717,6 +945,7 @@ begin
     from public.contacts c
     where c.organization_id = s.organization_id
       and c.status <> 'blocked'
+      and c.created_at < moment - interval '1 day'
       and (c.preferred_location_id is null or c.preferred_location_id = s.location_id)
     order by c.id
     offset s.visit % (
@@ -724,6 +953,7 @@ begin
       from public.contacts c
       where c.organization_id = s.organization_id
         and c.status <> 'blocked'
+        and c.created_at < moment - interval '1 day'
         and (c.preferred_location_id is null or c.preferred_location_id = s.location_id)
     )
     limit 1

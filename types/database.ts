@@ -2,8 +2,10 @@
 
 import type { Database as Generated, Json } from './database.types.ts'
 import type { FlowDefinition } from './flow-definition.ts'
+import type { AlertCheck, SystemHealth } from './health.ts'
 import type {
   Address,
+  AlertTelling,
   FreeObject,
   MessageMedia,
   MessageMetadata,
@@ -18,6 +20,8 @@ import type { WebhookEvent, WebhookEventType } from './webhook-events.ts'
 export type { Json }
 
 interface JsonColumns {
+  ai_interactions: { compliance_flags: string[] }
+  analytics_events: { properties: FreeObject }
   api_call_logs: { request_data: FreeObject; response_data: FreeObject }
   bookings: { metadata: FreeObject }
   contacts: { address: Address; preferences: FreeObject; metadata: FreeObject }
@@ -39,6 +43,7 @@ interface JsonColumns {
     retention_overrides: RetentionOverrides
   }
   organizations: { metadata: FreeObject }
+  system_alerts: { detail: FreeObject; tellings: AlertTelling[] }
   webhook_deliveries: { event_type: WebhookEventType; payload: WebhookEvent }
   webhook_endpoints: { event_types: WebhookEventType[] }
   webhook_events: { payload: FreeObject; headers: Record<string, string> }
@@ -227,6 +232,46 @@ type InboxFact =
   | 'unread_count'
   | 'created_at'
 
+/** An organization as it is this moment. */
+export interface OrganizationStats {
+  total_contacts: number
+  total_pets: number
+  total_bookings: number
+  active_conversations: number
+  messages_today: number
+  bookings_today: number
+  revenue_this_month_cents: number
+}
+
+/** What came of refresh_analytics_view(). */
+export type AnalyticsRefresh =
+  | { view_name: string; refreshed: true; duration_ms: number; row_count: number; error: null }
+  | { view_name: string; refreshed: false; duration_ms: number; row_count: null; error: string }
+  | { view_name: string; refreshed: false; reason: 'already_running' }
+
+/** Of a view Postgres does not know what is never null: these are what may be. */
+interface NullableColumns {
+  clinic_metrics_daily: 'avg_delay_minutes' | 'no_show_rate'
+  consultant_metrics:
+    | 'professional_id'
+    | 'name'
+    | 'conversion_rate'
+    | 'avg_conversation_duration_minutes'
+    | 'avg_ai_latency_ms'
+  conversation_analytics:
+    | 'bot_resolution_rate'
+    | 'avg_satisfaction_score'
+    | 'median_ai_response_time_seconds'
+    | 'p95_ai_response_time_seconds'
+    | 'median_response_time_seconds'
+    | 'p95_response_time_seconds'
+    | 'avg_ai_confidence'
+    | 'ai_success_rate'
+  daily_lead_stats: 'professional_id' | 'conversion_rate'
+  dashboard_metrics: 'no_show_rate_this_month' | 'avg_ai_confidence_7d'
+  service_analytics: 'avg_booking_value_cents' | 'ai_booking_completion_rate'
+}
+
 /** What came of run_schedule(). */
 export type ScheduleRun =
   | { ran: false; reason: 'already_running' | 'not_due' | 'nothing_to_do' }
@@ -301,9 +346,15 @@ interface JsonAnswers {
   record_ab_test_conversion: Row<'ab_test_assignments'>
   schedule_followup: Row<'scheduled_followups'>
   send_notification: JobDone
+  check_alerts: AlertCheck
+  system_health: SystemHealth
   get_available_slots: AvailableSlot[]
   get_flow_facts: { kind: string } & FreeObject
   get_lead_usage: LeadUsage
+  get_organization_stats: OrganizationStats
+  refresh_analytics_view: AnalyticsRefresh
+  refresh_analytics_views: AnalyticsRefresh[]
+  track_event: Row<'analytics_events'>
   get_public_profile: PublicProfile | null
   begin_delivery: DeliveryOrder | JobDone
   begin_flow_turn: FlowTurnOrder | JobDone
@@ -354,19 +405,27 @@ type TypedFunctions = {
     : GeneratedFunctions[Name]
 }
 
+type TypedViews = {
+  [Name in keyof GeneratedViews]: Omit<GeneratedViews[Name], 'Row'> & {
+    Row: Name extends keyof NullableColumns ? NotNull<GeneratedViews[Name]['Row'], NullableColumns[Name]> : InboxRow
+  }
+}
+
+type NotNull<Row, Nullable> = {
+  [Column in keyof Row]: Column extends Nullable ? Row[Column] : NonNullable<Row[Column]>
+}
+
 export type Database = Omit<Generated, 'public'> & {
   public: Omit<Generated['public'], 'Tables' | 'Views' | 'Functions'> & {
     Tables: TypedTables
-    // Of a view Postgres does not know what is never null.
-    Views: Omit<GeneratedViews, 'conversation_dashboard'> & {
-      conversation_dashboard: Omit<GeneratedViews['conversation_dashboard'], 'Row'> & { Row: InboxRow }
-    }
+    Views: TypedViews
     Functions: TypedFunctions
   }
 }
 
 export type TableName = keyof TypedTables
-export type Tables<Name extends TableName> = TypedTables[Name]['Row']
+export type ViewName = keyof TypedViews
+export type Tables<Name extends TableName | ViewName> = (TypedTables & TypedViews)[Name]['Row']
 export type TablesInsert<Name extends TableName> = TypedTables[Name]['Insert']
 export type TablesUpdate<Name extends TableName> = TypedTables[Name]['Update']
 export type Enums<Name extends keyof Generated['public']['Enums']> = Generated['public']['Enums'][Name]

@@ -112,6 +112,171 @@ export type Database = {
           },
         ]
       }
+      'ai_interactions': {
+        Row: {
+          'action_type': string
+          'compliance_check_passed': boolean | null
+          'compliance_flags': NonNullable<Json>
+          'confidence_score': number | null
+          'conversation_id': string | null
+          'created_at': string
+          'error': string | null
+          'id': string
+          'latency_ms': number | null
+          'lead_id': string | null
+          'message_id': string | null
+          'model': string
+          'organization_id': string
+          'prompt': string
+          'response': string | null
+          'success': boolean
+          'tokens_used': number | null
+          'was_cached': boolean
+        }
+        ComputedFields: never
+        Insert: {
+          'action_type': string
+          'compliance_check_passed'?: boolean | null
+          'compliance_flags'?: NonNullable<Json>
+          'confidence_score'?: number | null
+          'conversation_id'?: string | null
+          'created_at'?: string
+          'error'?: string | null
+          'id'?: string
+          'latency_ms'?: number | null
+          'lead_id'?: string | null
+          'message_id'?: string | null
+          'model': string
+          'organization_id'?: string
+          'prompt': string
+          'response'?: string | null
+          'success'?: boolean
+          'tokens_used'?: number | null
+          'was_cached'?: boolean
+        }
+        Update: {
+          'action_type'?: string
+          'compliance_check_passed'?: boolean | null
+          'compliance_flags'?: NonNullable<Json>
+          'confidence_score'?: number | null
+          'conversation_id'?: string | null
+          'created_at'?: string
+          'error'?: string | null
+          'id'?: string
+          'latency_ms'?: number | null
+          'lead_id'?: string | null
+          'message_id'?: string | null
+          'model'?: string
+          'organization_id'?: string
+          'prompt'?: string
+          'response'?: string | null
+          'success'?: boolean
+          'tokens_used'?: number | null
+          'was_cached'?: boolean
+        }
+        Relationships: [
+          {
+            foreignKeyName: 'ai_interactions_conversation_id_fkey'
+            columns: ['organization_id', 'conversation_id']
+            isOneToOne: false
+            referencedRelation: 'conversation_dashboard'
+            referencedColumns: ['organization_id', 'id']
+          },
+          {
+            foreignKeyName: 'ai_interactions_conversation_id_fkey'
+            columns: ['organization_id', 'conversation_id']
+            isOneToOne: false
+            referencedRelation: 'conversations'
+            referencedColumns: ['organization_id', 'id']
+          },
+          {
+            foreignKeyName: 'ai_interactions_lead_id_fkey'
+            columns: ['organization_id', 'lead_id']
+            isOneToOne: false
+            referencedRelation: 'leads'
+            referencedColumns: ['organization_id', 'id']
+          },
+          {
+            foreignKeyName: 'ai_interactions_message_id_fkey'
+            columns: ['organization_id', 'message_id']
+            isOneToOne: false
+            referencedRelation: 'messages'
+            referencedColumns: ['organization_id', 'id']
+          },
+          {
+            foreignKeyName: 'ai_interactions_organization_id_fkey'
+            columns: ['organization_id']
+            isOneToOne: false
+            referencedRelation: 'organizations'
+            referencedColumns: ['id']
+          },
+        ]
+      }
+      'analytics_events': {
+        Row: {
+          'contact_id': string | null
+          'created_at': string
+          'event_name': string
+          'id': string
+          'occurred_at': string
+          'organization_id': string
+          'properties': NonNullable<Json>
+          'user_id': string | null
+        }
+        ComputedFields: never
+        Insert: {
+          'contact_id'?: string | null
+          'created_at'?: string
+          'event_name': string
+          'id'?: string
+          'occurred_at'?: string
+          'organization_id'?: string
+          'properties'?: NonNullable<Json>
+          'user_id'?: string | null
+        }
+        Update: {
+          'contact_id'?: string | null
+          'created_at'?: string
+          'event_name'?: string
+          'id'?: string
+          'occurred_at'?: string
+          'organization_id'?: string
+          'properties'?: NonNullable<Json>
+          'user_id'?: string | null
+        }
+        Relationships: []
+      }
+      'analytics_refreshes': {
+        Row: {
+          'duration_ms': number
+          'error': string | null
+          'finished_at': string
+          'id': string
+          'row_count': number | null
+          'started_at': string
+          'view_name': string
+        }
+        ComputedFields: never
+        Insert: {
+          'duration_ms': number
+          'error'?: string | null
+          'finished_at'?: string
+          'id'?: string
+          'row_count'?: number | null
+          'started_at': string
+          'view_name': string
+        }
+        Update: {
+          'duration_ms'?: number
+          'error'?: string | null
+          'finished_at'?: string
+          'id'?: string
+          'row_count'?: number | null
+          'started_at'?: string
+          'view_name'?: string
+        }
+        Relationships: []
+      }
       'api_call_logs': {
         Row: {
           'created_at': string
@@ -2001,6 +2166,72 @@ export type Database = {
           },
         ]
       }
+      'system_alerts': {
+        Row: {
+          'detail': NonNullable<Json>
+          'id': string
+          'kind': string
+          'last_seen_at': string
+          'message': string
+          'opened_at': string
+          'organization_id': string | null
+          'reopened_count': number
+          'resolved_at': string | null
+          'severity': Database['public']['Enums']['alert_severity']
+          'subject': string
+          'tellings': NonNullable<Json>
+          'told_as': string | null
+          'told_at': string | null
+          'told_severity': Database['public']['Enums']['alert_severity'] | null
+          'value': number | null
+        }
+        ComputedFields: never
+        Insert: {
+          'detail'?: NonNullable<Json>
+          'id'?: string
+          'kind': string
+          'last_seen_at'?: string
+          'message': string
+          'opened_at'?: string
+          'organization_id'?: string | null
+          'reopened_count'?: number
+          'resolved_at'?: string | null
+          'severity': Database['public']['Enums']['alert_severity']
+          'subject'?: string
+          'tellings'?: NonNullable<Json>
+          'told_as'?: string | null
+          'told_at'?: string | null
+          'told_severity'?: Database['public']['Enums']['alert_severity'] | null
+          'value'?: number | null
+        }
+        Update: {
+          'detail'?: NonNullable<Json>
+          'id'?: string
+          'kind'?: string
+          'last_seen_at'?: string
+          'message'?: string
+          'opened_at'?: string
+          'organization_id'?: string | null
+          'reopened_count'?: number
+          'resolved_at'?: string | null
+          'severity'?: Database['public']['Enums']['alert_severity']
+          'subject'?: string
+          'tellings'?: NonNullable<Json>
+          'told_as'?: string | null
+          'told_at'?: string | null
+          'told_severity'?: Database['public']['Enums']['alert_severity'] | null
+          'value'?: number | null
+        }
+        Relationships: [
+          {
+            foreignKeyName: 'system_alerts_organization_id_fkey'
+            columns: ['organization_id']
+            isOneToOne: false
+            referencedRelation: 'organizations'
+            referencedColumns: ['id']
+          },
+        ]
+      }
       'time_off': {
         Row: {
           'created_at': string
@@ -2519,6 +2750,69 @@ export type Database = {
       }
     }
     Views: {
+      'clinic_metrics_daily': {
+        Row: {
+          'avg_delay_minutes': number | null
+          'cancelled': number | null
+          'completed': number | null
+          'date': string | null
+          'no_show_rate': number | null
+          'no_shows': number | null
+          'organization_id': string | null
+          'revenue_cents': number | null
+          'total_appointments': number | null
+        }
+        ComputedFields: never
+        Relationships: []
+      }
+      'consultant_metrics': {
+        Row: {
+          'avg_ai_latency_ms': number | null
+          'avg_conversation_duration_minutes': number | null
+          'completed_conversations': number | null
+          'conversion_rate': number | null
+          'leads_agendado': number | null
+          'leads_em_contato': number | null
+          'leads_fechado': number | null
+          'leads_novo': number | null
+          'leads_perdido': number | null
+          'name': string | null
+          'organization_id': string | null
+          'professional_id': string | null
+          'total_conversations': number | null
+          'total_leads': number | null
+          'total_tokens_used': number | null
+          'vertical': Database['public']['Enums']['business_vertical'] | null
+        }
+        ComputedFields: never
+        Relationships: []
+      }
+      'conversation_analytics': {
+        Row: {
+          'ai_interactions': number | null
+          'ai_messages': number | null
+          'ai_success_rate': number | null
+          'avg_ai_confidence': number | null
+          'avg_satisfaction_score': number | null
+          'bot_messages': number | null
+          'bot_resolution_rate': number | null
+          'closed_conversations': number | null
+          'date': string | null
+          'escalated_conversations': number | null
+          'human_messages': number | null
+          'inbound_messages': number | null
+          'median_ai_response_time_seconds': number | null
+          'median_response_time_seconds': number | null
+          'organization_id': string | null
+          'outbound_messages': number | null
+          'p95_ai_response_time_seconds': number | null
+          'p95_response_time_seconds': number | null
+          'resolved_conversations': number | null
+          'total_conversations': number | null
+        }
+        ComputedFields: never
+        Relationships: []
+      }
       'conversation_dashboard': {
         Row: {
           'assigned_name': string | null
@@ -2578,6 +2872,62 @@ export type Database = {
             referencedColumns: ['organization_id', 'id']
           },
         ]
+      }
+      'daily_lead_stats': {
+        Row: {
+          'conversion_rate': number | null
+          'date': string | null
+          'leads_closed': number | null
+          'leads_created': number | null
+          'organization_id': string | null
+          'professional_id': string | null
+        }
+        ComputedFields: never
+        Relationships: []
+      }
+      'dashboard_metrics': {
+        Row: {
+          'active_conversations': number | null
+          'ai_actions_7d': number | null
+          'avg_ai_confidence_7d': number | null
+          'bookings_this_month': number | null
+          'bookings_this_week': number | null
+          'bookings_today': number | null
+          'calculated_at': string | null
+          'completed_this_month': number | null
+          'conversations_waiting_human': number | null
+          'local_date': string | null
+          'messages_today': number | null
+          'new_contacts_today': number | null
+          'no_show_rate_this_month': number | null
+          'no_shows_this_month': number | null
+          'organization_id': string | null
+          'revenue_this_month_cents': number | null
+          'revenue_this_week_cents': number | null
+          'revenue_today_cents': number | null
+          'unread_conversations': number | null
+        }
+        ComputedFields: never
+        Relationships: []
+      }
+      'service_analytics': {
+        Row: {
+          'ai_booking_completion_rate': number | null
+          'ai_created_bookings_90d': number | null
+          'avg_booking_value_cents': number | null
+          'cancelled_bookings_90d': number | null
+          'completed_bookings_90d': number | null
+          'no_show_bookings_90d': number | null
+          'organization_id': string | null
+          'revenue_90d_cents': number | null
+          'service_id': string | null
+          'service_name': string | null
+          'total_bookings_90d': number | null
+          'unique_customers_90d': number | null
+          'unique_pets_90d': number | null
+        }
+        ComputedFields: never
+        Relationships: []
       }
     }
     Functions: {
@@ -2806,6 +3156,7 @@ export type Database = {
           isSetofReturn: false
         }
       }
+      'check_alerts': { Args: Record<PropertyKey, never>; Returns: Json }
       'claim_jobs': {
         Args: {
           'after'?: string
@@ -3409,6 +3760,7 @@ export type Database = {
       }
       'get_lead_usage': { Args: { 'organization_id'?: string }; Returns: Json }
       'get_meta_app': { Args: { 'app_key': string }; Returns: Json }
+      'get_organization_stats': { Args: { 'organization_id'?: string }; Returns: Json }
       'get_public_profile': { Args: { 'slug': string }; Returns: Json }
       'has_role': {
         Args: {
@@ -3807,6 +4159,8 @@ export type Database = {
         }
       }
       'redrive_jobs': { Args: { 'job_type'?: string; 'organization_id'?: string }; Returns: number }
+      'refresh_analytics_view': { Args: { 'name': string }; Returns: Json }
+      'refresh_analytics_views': { Args: Record<PropertyKey, never>; Returns: Json[] }
       'register_platform_meta_app': {
         Args: { 'app_key': string; 'app_secret': string; 'verify_token': string }
         Returns: Json
@@ -4241,6 +4595,7 @@ export type Database = {
           isSetofReturn: false
         }
       }
+      'system_health': { Args: Record<PropertyKey, never>; Returns: Json }
       'take_over_conversation': {
         Args: { 'control_epoch'?: number; 'conversation_id': string; 'organization_id'?: string }
         Returns: {
@@ -4299,6 +4654,31 @@ export type Database = {
         SetofOptions: {
           from: '*'
           to: 'webhook_deliveries'
+          isOneToOne: true
+          isSetofReturn: false
+        }
+      }
+      'track_event': {
+        Args: {
+          'contact_id'?: string
+          'event_name': string
+          'occurred_at'?: string
+          'organization_id'?: string
+          'properties'?: Json
+        }
+        Returns: {
+          'contact_id': string | null
+          'created_at': string
+          'event_name': string
+          'id': string
+          'occurred_at': string
+          'organization_id': string
+          'properties': NonNullable<Json>
+          'user_id': string | null
+        }
+        SetofOptions: {
+          from: '*'
+          to: 'analytics_events'
           isOneToOne: true
           isSetofReturn: false
         }
@@ -4412,6 +4792,7 @@ export type Database = {
     }
     Enums: {
       'ab_variant': 'a' | 'b'
+      'alert_severity': 'warning' | 'critical'
       'booking_confirmer': 'patient' | 'agent' | 'system'
       'booking_creator': 'ai' | 'flow' | 'human' | 'customer' | 'system'
       'booking_status': 'hold' | 'scheduled' | 'confirmed' | 'completed' | 'cancelled' | 'no_show'
@@ -4447,6 +4828,7 @@ export type Database = {
         | 'waiting_list_offer'
         | 'feedback'
         | 'follow_up'
+        | 'alert'
       'message_direction': 'inbound' | 'outbound'
       'message_sender': 'contact' | 'bot' | 'ai' | 'human' | 'system'
       'message_status': 'received' | 'queued' | 'sent' | 'failed' | 'delivered' | 'read' | 'played'
@@ -4610,6 +4992,7 @@ export const Constants = {
   'public': {
     Enums: {
       'ab_variant': ['a', 'b'],
+      'alert_severity': ['warning', 'critical'],
       'booking_confirmer': ['patient', 'agent', 'system'],
       'booking_creator': ['ai', 'flow', 'human', 'customer', 'system'],
       'booking_status': ['hold', 'scheduled', 'confirmed', 'completed', 'cancelled', 'no_show'],
@@ -4646,6 +5029,7 @@ export const Constants = {
         'waiting_list_offer',
         'feedback',
         'follow_up',
+        'alert',
       ],
       'message_direction': ['inbound', 'outbound'],
       'message_sender': ['contact', 'bot', 'ai', 'human', 'system'],

@@ -88,6 +88,8 @@ export const businessErrors = {
   BL703: 'notification_not_found',
   BL704: 'ab_test_not_found',
   BL705: 'invalid_followup',
+  BL801: 'invalid_event',
+  BL802: 'analytics_view_not_found',
 } as const
 
 export type BusinessErrorCode = keyof typeof businessErrors

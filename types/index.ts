@@ -3,6 +3,7 @@
 
 export type {
   AbTestResults,
+  AnalyticsRefresh,
   AvailableSlot,
   Database,
   Enums,
@@ -15,11 +16,13 @@ export type {
   MessageMatch,
   Json,
   LeadUsage,
+  OrganizationStats,
   PublicProfile,
   TableName,
   Tables,
   TablesInsert,
   TablesUpdate,
+  ViewName,
 } from './database.ts'
 export { Constants } from './database.types.ts'
 export { businessError, businessErrors } from './errors.ts'
@@ -27,6 +30,7 @@ export type { BusinessError, BusinessErrorCode, BusinessErrorName } from './erro
 export * from './flow-definition.ts'
 export { findProblems, flowProblemNames } from './flow-problems.ts'
 export type { FlowProblem, FlowProblemName } from './flow-problems.ts'
+export type { AlertCheck, SystemHealth } from './health.ts'
 export * from './json.ts'
 export * from './outbound.ts'
 export { createTenantClient, tenantClient } from './tenant-client.ts'

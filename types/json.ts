@@ -86,3 +86,15 @@ export type Utm = z.infer<typeof utm>
 /** Objects whose keys are the organization's own, or come with the feature that reads them. */
 export const freeObject = z.record(z.string(), z.json())
 export type FreeObject = z.infer<typeof freeObject>
+
+/** system_alerts.tellings: what came of telling each owner over WhatsApp. */
+export const alertTelling = z.object({
+  at: z.string(),
+  as: z.enum(['opened', 'resolved']),
+  /** Of authorized_owner_numbers. */
+  number_id: z.guid(),
+  /** queued, outside_window, no_number, opted_out, blocked, or the name of the error. */
+  result: z.string(),
+  message_id: z.guid().nullable(),
+})
+export type AlertTelling = z.infer<typeof alertTelling>

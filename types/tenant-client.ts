@@ -4,15 +4,16 @@
 // an explicit filter lets Postgres use its indexes best.
 
 import { createClient, type SupabaseClient, type SupabaseClientOptions } from '@supabase/supabase-js'
-import type { Database, FunctionName, TableName } from './database.ts'
+import type { Database, FunctionName, TableName, ViewName } from './database.ts'
 
 /** The column that says to whom a row belongs; null where a table is not an organization's. */
-function tenantColumn(table: TableName): 'organization_id' | 'id' | null {
+function tenantColumn(table: TableName | ViewName): 'organization_id' | 'id' | null {
   switch (table) {
     case 'organizations':
       return 'id'
     case 'profiles':
     case 'flow_templates':
+    case 'analytics_refreshes':
       return null
     default:
       return 'organization_id'
@@ -52,6 +53,7 @@ const functionsOfTenant: Record<Exclude<FunctionOfTenant, 'set_active_organizati
   get_available_slots: true,
   get_instance_credentials: true,
   get_lead_usage: true,
+  get_organization_stats: true,
   has_role: true,
   hold_slot: true,
   invite_member: true,
@@ -80,6 +82,7 @@ const functionsOfTenant: Record<Exclude<FunctionOfTenant, 'set_active_organizati
   start_flow: true,
   take_over_conversation: true,
   test_webhook_endpoint: true,
+  track_event: true,
   transfer_conversation: true,
   undo_merge: true,
   update_instance: true,
@@ -105,7 +108,7 @@ export function createTenantClient(
 export function tenantClient(client: SupabaseClient<Database>, organizationId: string): TenantClient {
   const methods = {
     organizationId,
-    from: (table: TableName) => tenantTable(client.from(table), tenantColumn(table), organizationId),
+    from: (table: TableName | ViewName) => tenantTable(client.from(table as TableName), tenantColumn(table), organizationId),
     rpc: (name: FunctionName, args: object = {}, options?: object) =>
       client.rpc(
         name,

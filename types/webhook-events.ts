@@ -111,6 +111,18 @@ const lead = z.object({
   created_at: time,
 })
 
+const alert = {
+  id,
+  /** What is wrong: endpoint_failing, instance_disconnected, sending_stopped, instance_silent; more may come. */
+  kind: z.string(),
+  /** Which endpoint or number: its id. */
+  subject: z.string(),
+  severity: z.enum(['warning', 'critical']),
+  message: z.string(),
+  opened_at: time,
+  resolved_at: time.nullable(),
+}
+
 const merge = { merge_id: id, kept_contact_id: id, merged_contact_id: id }
 
 function event<Type extends string, Facts extends z.ZodRawShape>(type: Type, facts: Facts) {
@@ -167,6 +179,9 @@ export const webhookEvent = z.discriminatedUnion('type', [
   event('instance.disconnected', { instance }),
   /** The provider refuses the number: nothing is sent until an administrator acts. */
   event('instance.sending_stopped', { instance }),
+  /** Something of this organization is not well; again when it becomes critical, or comes back after an hour. */
+  event('alert.opened', alert),
+  event('alert.resolved', alert),
   /** test_webhook_endpoint() was called. */
   event('webhook.test', { endpoint_id: id }),
 ])

@@ -62,6 +62,8 @@ create index contacts_preferred_location_id_idx on public.contacts (organization
   where preferred_location_id is not null;
 create index contacts_preferred_professional_id_idx on public.contacts (organization_id, preferred_professional_id)
   where preferred_professional_id is not null;
+create index contacts_created_at_idx on public.contacts (organization_id, created_at desc);
+comment on index public.contacts_created_at_idx is 'The newest customers; how many came today.';
 create index contacts_merged_into_id_idx on public.contacts (organization_id, merged_into_id)
   where merged_into_id is not null;
 

@@ -5,7 +5,8 @@
 -- server's locale: they read the same everywhere.
 
 create type public.message_category as enum
-  ('greeting', 'appointment', 'reminder', 'confirmation', 'cancellation', 'error', 'marketing', 'waiting_list_offer', 'feedback', 'follow_up');
+  ('greeting', 'appointment', 'reminder', 'confirmation', 'cancellation', 'error', 'marketing', 'waiting_list_offer', 'feedback', 'follow_up',
+   'alert');
 create type public.provider_template_status as enum ('pending', 'approved', 'rejected', 'paused');
 
 -- Days and hours, spoken ----------------------------------------------------------------------------------------------
@@ -81,7 +82,7 @@ begin
       when category in ('appointment', 'reminder', 'confirmation', 'cancellation', 'waiting_list_offer', 'feedback')
         then '{servico,profissional,local,pet,data,hora,quando}'::text[]
     end
-    || case category when 'waiting_list_offer' then '{expira}'::text[] end;
+    || case category when 'waiting_list_offer' then '{expira}'::text[] when 'alert' then '{alerta}'::text[] end;
 end;
 $$;
 comment on function private.template_variables(public.message_category) is 'What a template of this category may speak of.';
@@ -121,7 +122,8 @@ declare
   fallbacks constant jsonb :=
     '{"nome": "cliente", "nome_completo": "cliente", "organizacao": "nossa empresa", "servico": "atendimento",
       "profissional": "nossa equipe", "local": "nosso endereço", "pet": "seu pet", "data": "data combinada",
-      "hora": "hora combinada", "quando": "data combinada", "expira": "daqui a pouco"}'::jsonb;
+      "hora": "hora combinada", "quando": "data combinada", "expira": "daqui a pouco",
+      "alerta": "algo precisa da sua atenção"}'::jsonb;
   -- The first quantifier decides for all of it: the shortest match.
   optional constant text := '\{\{#([a-z_]+?)\}\}(.*?)\{\{/\1\}\}';
   rest text := template;
@@ -180,6 +182,9 @@ begin
   ) ~ '\{\{|\}\}' then
     problems := problems || '[{"problem": "unbalanced_braces"}]'::jsonb;
   end if;
+  if category = 'alert' and 'alerta' <> all (named) then
+    problems := problems || '[{"problem": "missing_variable", "variable": "alerta"}]'::jsonb;
+  end if;
   -- What makes no sense without saying when.
   if category in ('reminder', 'confirmation', 'waiting_list_offer') and 'quando' <> all (named) then
     foreach variable in array '{data,hora}'::text[] loop
@@ -192,7 +197,7 @@ begin
 end;
 $$;
 comment on function private.template_problems(public.message_category, text) is
-  'What is wrong with a text, [{problem, variable}]: missing_text, text_too_long, unknown_variable, unbalanced_braces, missing_variable (a reminder that does not say when).';
+  'What is wrong with a text, [{problem, variable}]: missing_text, text_too_long, unknown_variable, unbalanced_braces, missing_variable (a reminder that does not say when, an alert that does not say what).';
 
 create function private.require_template(category public.message_category, template text)
 returns void
@@ -243,6 +248,7 @@ begin
     when 'marketing' then
       hello || ' A {{organizacao}} tem novidades para você. Quer saber mais? Se preferir não receber mensagens assim, responda PARAR.'
     when 'follow_up' then hello || ' Aqui é da {{organizacao}}. Ainda podemos ajudar em alguma coisa?'
+    when 'alert' then 'Aviso do sistema para {{organizacao}}: {{alerta}}'
   end;
 end;
 $$;

@@ -35,6 +35,8 @@ comment on column public.webhook_events.external_id is 'The provider''s id of th
 comment on column public.webhook_events.unknown_count is 'Items in it that we did not understand.';
 create index webhook_events_organization_id_created_at_idx on public.webhook_events (organization_id, created_at desc);
 comment on index public.webhook_events_organization_id_created_at_idx is 'What came lately, for an administrator; and retention.';
+create index webhook_events_processing_error_idx on public.webhook_events (created_at) where processing_error is not null;
+comment on index public.webhook_events_processing_error_idx is 'What came for nobody or was not understood lately, of every tenant.';
 
 alter table public.webhook_events enable row level security;
 alter table public.webhook_events force row level security;

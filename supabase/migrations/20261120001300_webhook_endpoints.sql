@@ -18,7 +18,7 @@ as $$
     'booking.held', 'booking.released', 'booking.created', 'booking.updated', 'booking.rescheduled', 'booking.confirmed',
     'booking.completed', 'booking.cancelled', 'booking.no_show',
     'waiting_list.joined', 'waiting_list.offered', 'waiting_list.booked', 'waiting_list.expired', 'waiting_list.left',
-    'instance.connected', 'instance.disconnected', 'instance.sending_stopped', 'webhook.test'
+    'instance.connected', 'instance.disconnected', 'instance.sending_stopped', 'alert.opened', 'alert.resolved', 'webhook.test'
   ]
 $$;
 comment on function private.webhook_event_types() is 'What an endpoint can be told; shapes: types/webhook-events.ts.';

@@ -217,7 +217,7 @@ volatile
 security definer -- schedules run as their owner
 set search_path = ''
 -- PostgREST takes this for the whole call: its own limit is made for requests.
-set statement_timeout = '10min'
+set statement_timeout = '5min'
 as $$
 declare
   schedule private.schedules;
@@ -305,7 +305,7 @@ returns jsonb
 language plpgsql
 volatile
 set search_path = ''
-set statement_timeout = '10min'
+set statement_timeout = '5min'
 as $$
 begin
   return private.run_schedule(name, force, 'cron-refresh');
@@ -426,7 +426,8 @@ begin
     select
       'balcao:' || s.name as name,
       case when private.schedule_interval(s.expression) is not null and not has_seconds then '* * * * *' else s.expression end as expression,
-      format('select private.run_schedule(%L, false, %L)', s.name, 'pg_cron') as command
+      -- What takes longer holds back everybody who reads behind the oldest snapshot.
+      format('set statement_timeout = ''5min''; select private.run_schedule(%L, false, %L)', s.name, 'pg_cron') as command
     from private.schedules s
     where s.is_active
     union all
@@ -503,4 +504,23 @@ values
   ('delete_old_runs', 'Records of the clock go after fourteen days.',
     '35 3 * * *', 'select private.delete_old_runs() as deleted', null, null),
   ('forget_merges', 'What merges noted down to be undone goes when they cannot be any more.',
-    '45 3 * * *', 'select private.forget_merges() as deleted', null, null);
+    '45 3 * * *', 'select private.forget_merges() as deleted', null, null),
+  ('refresh_dashboard_metrics', 'The figures of today.',
+    '*/5 * * * *', 'select private.refresh_analytics_view(''dashboard_metrics'') as refresh', null, null),
+  ('refresh_conversation_analytics', 'Conversations and messages by day.',
+    '7 * * * *', 'select private.refresh_analytics_view(''conversation_analytics'') as refresh', null, null),
+  ('refresh_consultant_metrics', 'Leads by professional.',
+    '12 * * * *', 'select private.refresh_analytics_view(''consultant_metrics'') as refresh', null, null),
+  -- After five the day before is over in all of Brazil.
+  ('refresh_service_analytics', 'How each service did.',
+    '10 5 * * *', 'select private.refresh_analytics_view(''service_analytics'') as refresh', null, null),
+  ('refresh_clinic_metrics_daily', 'Appointments by day.',
+    '15 5 * * *', 'select private.refresh_analytics_view(''clinic_metrics_daily'') as refresh', null, null),
+  ('refresh_daily_lead_stats', 'Leads by day.',
+    '20 5 * * *', 'select private.refresh_analytics_view(''daily_lead_stats'') as refresh', null, null),
+  ('check_alerts', 'Opens alerts for what is not well, resolves those whose cause is gone, and tells of both.',
+    '* * * * *', 'select private.check_alerts() as alerts', null, null),
+  ('delete_old_alerts', 'Alerts go ninety days after they were resolved.',
+    '25 3 * * *', 'select private.delete_old_alerts() as deleted', null, null),
+  ('delete_old_refreshes', 'Records of refreshes go after fourteen days.',
+    '40 3 * * *', 'select private.delete_old_refreshes() as deleted', null, null);

@@ -6,6 +6,11 @@ alter default privileges grant execute on functions to public;
 select tests.a_tenant('clinic');
 select tests.a_tenant('petshop');
 
+-- The analytics' rows: of today, and of a visit not long ago.
+insert into public.bookings (organization_id, contact_id, service_id, start_time, end_time)
+select t.organization_id, t.contact_id, t.service_id, now() - interval '2 days', now() - interval '47 hours' from tests.tenants t;
+select private.refresh_analytics_views();
+
 -- How each table is written to, where :org stands for a tenant. A unique or foreign key that refuses the row refuses
 -- it after the permission was given, so it counts as allowed.
 create temporary table attempts (table_name text primary key, inserting text, changing text);
@@ -47,6 +52,15 @@ insert into attempts values
   ('flow_versions', $$(organization_id, flow_id, version, definition) values (:org, gen_random_uuid(), 1, '{}')$$, 'definition = definition'),
   ('flow_sessions', $$(organization_id, conversation_id, contact_id, flow_id, flow_version, expires_at) values (:org, gen_random_uuid(), gen_random_uuid(), gen_random_uuid(), 1, now())$$, 'state = state'),
   ('message_templates', $$(organization_id, name, category, template) values (:org, 'x', 'greeting', 'Oi!')$$, 'name = name'),
+  ('ai_interactions', $$(organization_id, action_type, prompt, model) values (:org, 'reply', 'x', 'x')$$, 'success = success'),
+  ('analytics_events', $$(organization_id, event_name) values (:org, 'x')$$, 'event_name = event_name'),
+  ('analytics_refreshes', $$(view_name, started_at, duration_ms, row_count) values ('x', now(), 1, 1)$$, 'error = error'),
+  ('dashboard_metrics', $$(organization_id) values (:org)$$, 'local_date = local_date'),
+  ('conversation_analytics', $$(organization_id) values (:org)$$, 'date = date'),
+  ('consultant_metrics', $$(organization_id) values (:org)$$, 'name = name'),
+  ('service_analytics', $$(organization_id) values (:org)$$, 'service_name = service_name'),
+  ('clinic_metrics_daily', $$(organization_id) values (:org)$$, 'date = date'),
+  ('daily_lead_stats', $$(organization_id) values (:org)$$, 'date = date'),
   ('ab_tests', $$(organization_id, name, variant_a, variant_b) values (:org, 'x', 'Oi!', 'Olá!')$$, 'name = name'),
   ('ab_test_assignments', $$(organization_id, ab_test_id, contact_id, variant) values (:org, gen_random_uuid(), gen_random_uuid(), 'a')$$, 'converted_at = converted_at'),
   ('scheduled_followups', $$(organization_id, contact_id, scheduled_for) values (:org, gen_random_uuid(), now())$$, 'message = message'),
@@ -57,6 +71,9 @@ insert into attempts values
   ('contact_merge_changes', $$(organization_id, merge_id, position, is_move, table_name, row_ids, before, after) values (:org, gen_random_uuid(), 1, true, 'x', '{}', '{}', '{}')$$, 'table_name = table_name'),
   ('contact_partings', $$(organization_id, contact_id) values (:org, gen_random_uuid())$$, 'created_at = created_at'),
   ('plan_features', $$(plan_type, leads_per_month) values ('free', 1)$$, 'leads_per_month = leads_per_month'),
+  ('system_alerts', $$(organization_id, kind, severity, message) values (:org, 'queue_stalled', 'warning', 'x')$$, 'message = message'),
+  ('alert_rules', $$(kind, description, unit) values ('x', 'x', 'x')$$, 'warning = warning'),
+  ('heard_hours', $$(organization_id, instance_id, hour) values (:org, gen_random_uuid(), now())$$, 'hour = hour'),
   ('schedules', $$(name, description, expression, command) values ('x', 'x', '* * * * *', 'select 1')$$, 'is_active = is_active'),
   ('schedule_runs', $$(name, driver, scheduled_for) values ('x', 'x', now())$$, 'error = error');
 grant select on attempts to anon, authenticated, service_role;
@@ -86,8 +103,10 @@ as $$
     -- The platform's own: nobody's rows.
     when 'schedules' then 'true'
     when 'schedule_runs' then 'true'
+    when 'alert_rules' then 'true'
     when 'plan_features' then 'true'
     when 'flow_templates' then 'true'
+    when 'analytics_refreshes' then 'true'
     else format('organization_id = %L', tests.the(tenant, 'organization_id'))
   end
 $$;

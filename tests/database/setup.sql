@@ -248,6 +248,9 @@ begin
   )
   insert into public.ab_test_assignments (organization_id, ab_test_id, contact_id, variant)
   select t.organization_id, test.id, t.contact_id, 'a' from test;
+  insert into public.ai_interactions (organization_id, conversation_id, action_type, prompt, response, model)
+  values (t.organization_id, t.conversation_id, 'reply', 'Oi?', 'Olá!', 'a-model');
+  insert into public.analytics_events (organization_id, event_name, contact_id) values (t.organization_id, 'page.viewed', t.contact_id);
   insert into public.scheduled_followups (organization_id, contact_id, scheduled_for, status)
   values (t.organization_id, t.contact_id, '2020-01-07T12:00Z', 'cancelled');
   insert into public.notifications (organization_id, contact_id, booking_id, type, scheduled_for, status)
@@ -261,6 +264,8 @@ begin
   )
   insert into private.contact_merge_changes (organization_id, merge_id, position, is_move, table_name, row_ids, before, after)
   select t.organization_id, merge.id, 1, true, 'public.pets', '{}', '{}', '{}' from merge;
+  insert into public.system_alerts (organization_id, kind, subject, severity, message, resolved_at)
+  values (t.organization_id, 'endpoint_failing', t.endpoint_id::text, 'warning', 'It failed', '2020-01-01T12:00Z');
   insert into tests.tenants select t.*;
   return t.organization_id;
 end;

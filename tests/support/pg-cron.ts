@@ -33,6 +33,7 @@ export async function watchPgCron({ urls, keys }: StackUnderTest, signal: AbortS
     'an occurrence runs once, though cron-refresh is called all the time': occurrencesRunOnce,
     'a schedule of a minute that takes longer does not run over itself': noOverlap,
     'work that nobody was woken for is found': workIsFound,
+    'dashboards are computed anew': dashboardsAreRefreshed,
   }
   try {
     // Side by side: each of them mostly waits for the clock.
@@ -154,6 +155,39 @@ export async function watchPgCron({ urls, keys }: StackUnderTest, signal: AbortS
     require(job?.last_error.startsWith('unknown_job_type') ?? false, 'the worker has had it', job)
     const runs = await runsOf('wake_queue_worker')
     require(runs.some(({ finished_at, error }) => finished_at !== null && error === null), 'a schedule woke it', runs)
+  }
+
+  async function dashboardsAreRefreshed(): Promise<void> {
+    const name = 'refresh_dashboard_metrics'
+    const organization = randomUUID()
+    const [{ expression } = { expression: '' }] = await sql<{ expression: string }[]>`
+      select s.expression from private.schedules s where s.name = ${name}`
+    await sql`
+      insert into public.organizations (id, name, slug, vertical)
+      values (${organization}, 'Clínica', ${`c-${organization}`}, 'clinic')`
+    // Nobody waits five minutes for it.
+    await sql`update private.schedules set expression = '* * * * *' where name = ${name}`
+    try {
+      const refreshes = await until(
+        () => sql<{ result: unknown; error: string | null; refresh_error: string | null; row_count: string | null }[]>`
+          select r.result, r.error, a.error as refresh_error, a.row_count
+          from private.schedule_runs r
+          join public.analytics_refreshes a
+            on a.view_name = 'dashboard_metrics' and a.started_at between r.started_at and r.finished_at
+          join analytics.dashboard_metrics m on m.organization_id = ${organization}
+          join public.organizations o on o.id = m.organization_id and o.created_at < r.started_at
+          where r.name = ${name} and r.driver = 'pg_cron'
+          order by r.started_at desc`,
+        ({ length }) => length > 0,
+        'a refresh of the dashboards',
+      )
+      const ofOne = refreshes.every(({ error, refresh_error, row_count }) =>
+        error === null && refresh_error === null && Number(row_count) > 0
+      )
+      require(ofOne, 'it succeeded, and is written down', refreshes)
+    } finally {
+      await sql`update private.schedules set expression = ${expression} where name = ${name}`
+    }
   }
 
   async function cronRefresh(body: { name?: string } = {}): Promise<{ name: string; reason: string | null }[]> {

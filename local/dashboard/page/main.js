@@ -1,0 +1,155 @@
+// The page: who is signed in, which organization and period are chosen, and a look every minute while somebody watches.
+
+import { connect, organizationsOf, readDashboard, signIn, signOut } from './data.js'
+import { byId, element, fill, say } from './elements.js'
+import { show } from './panels.js'
+import { isSessionOver, troubleOf } from './words.js'
+
+/** @typedef {import('./data.js').Organization} Organization */
+
+const EVERY_MS = 60_000
+
+const key = document.querySelector('meta[name="publishable-key"]')?.getAttribute('content') ?? ''
+const client = connect(location.origin, key)
+
+const form = byId('sign-in-form', HTMLFormElement)
+const emailField = byId('email', HTMLInputElement)
+const passwordField = byId('password', HTMLInputElement)
+const organizationField = byId('organization', HTMLSelectElement)
+const periodField = byId('period', HTMLSelectElement)
+const refreshButton = byId('refresh', HTMLButtonElement)
+
+/** @type {Organization[]} */
+let organizations = []
+/** Whatever comes back for an earlier choice is not for this one. */
+let choice = 0
+/** When the figures on the screen were asked for; null: there are none. @type {number | null} */
+let shownAt = null
+
+// Coming and going ----------------------------------------------------------------------------------------------------
+
+form.addEventListener('submit', async (event) => {
+  event.preventDefault()
+  say('sign-in-problem', '')
+  if (!emailField.validity.valid || !passwordField.validity.valid) {
+    const wrong = emailField.validity.valid ? passwordField : emailField
+    say('sign-in-problem', wrong === emailField ? 'Escreva um e-mail completo.' : 'Escreva a senha.')
+    return wrong.focus()
+  }
+  form.setAttribute('aria-busy', 'true')
+  try {
+    await signIn(client, emailField.value.trim(), passwordField.value)
+    passwordField.value = ''
+    await enter()
+  } catch (error) {
+    say('sign-in-problem', troubleOf(error))
+    passwordField.select()
+  } finally {
+    form.removeAttribute('aria-busy')
+  }
+})
+
+byId('sign-out', HTMLButtonElement).addEventListener('click', async () => {
+  await signOut(client)
+  leave('')
+})
+
+// A session that could not be renewed, or was ended in another place.
+client.auth.onAuthStateChange((event) => {
+  if (event === 'SIGNED_OUT' && !byId('app', HTMLElement).hidden) leave('Sua sessão terminou: entre de novo.')
+})
+
+async function enter() {
+  organizations = await organizationsOf(client)
+  byId('sign-in', HTMLElement).hidden = true
+  byId('app', HTMLElement).hidden = false
+  byId('nobody', HTMLElement).hidden = organizations.length > 0
+  byId('choices', HTMLElement).hidden = organizations.length === 0
+  const asked = new URLSearchParams(location.hash.slice(1)).get('empresa')
+  const first = organizations.find(({ id }) => id === asked) ?? organizations[0]
+  if (first === undefined) return
+  fill('organization', ...organizations.map(({ id, name }) => element('option', { value: id }, name)))
+  organizationField.value = first.id
+  byId('organization-choice', HTMLElement).hidden = organizations.length === 1
+  await choose()
+}
+
+/** @param {string} why */
+function leave(why) {
+  choice++
+  shownAt = null
+  organizations = []
+  document.title = 'Painel · Balcão'
+  byId('app', HTMLElement).hidden = true
+  byId('dashboard', HTMLElement).hidden = true
+  fill('bookings-list')
+  byId('sign-in', HTMLElement).hidden = false
+  say('sign-in-problem', why)
+  for (const line of ['trouble', 'updated', 'unready']) say(line, '')
+  emailField.focus()
+}
+
+// Looking -------------------------------------------------------------------------------------------------------------
+
+organizationField.addEventListener('change', () => void choose())
+periodField.addEventListener('change', () => void look())
+refreshButton.addEventListener('click', () => void look())
+document.addEventListener('visibilitychange', lookIfOld)
+addEventListener('online', () => void look())
+setInterval(lookIfOld, 1000)
+
+function lookIfOld() {
+  if (document.hidden || byId('app', HTMLElement).hidden || organizations.length === 0) return
+  if (performance.now() - (shownAt ?? 0) >= EVERY_MS) void look()
+}
+
+async function choose() {
+  const organization = chosen()
+  if (organization === undefined) return
+  // Nobody takes the figures of one business for those of another.
+  byId('dashboard', HTMLElement).hidden = true
+  fill('bookings-list')
+  say('updated', '')
+  say('unready', '')
+  say('trouble', '')
+  fill('organization-name', organization.name)
+  document.title = `${organization.name} · Painel · Balcão`
+  if (organizations.length > 1) history.replaceState(null, '', `#empresa=${organization.id}`)
+  await look()
+}
+
+function chosen() {
+  return organizations.find(({ id }) => id === organizationField.value)
+}
+
+async function look() {
+  const organization = chosen()
+  if (organization === undefined) return
+  const mine = ++choice
+  shownAt = performance.now()
+  refreshButton.setAttribute('aria-busy', 'true')
+  try {
+    const dashboard = await readDashboard(client, organization, Number(periodField.value), new Date())
+    if (mine !== choice) return
+    byId('dashboard', HTMLElement).hidden = false
+    show(dashboard, organization, new Date())
+    say('trouble', '')
+  } catch (error) {
+    if (mine !== choice) return
+    if (isSessionOver(error)) {
+      await signOut(client)
+      return leave(troubleOf(error))
+    }
+    // What is shown stays, with the time at which it was true.
+    say('trouble', troubleOf(error))
+  } finally {
+    if (mine === choice) refreshButton.removeAttribute('aria-busy')
+  }
+}
+
+const { data: { session } } = await client.auth.getSession()
+if (session === null) {
+  leave('')
+} else {
+  await enter().catch((error) => leave(troubleOf(error)))
+}

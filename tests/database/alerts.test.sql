@@ -1,0 +1,323 @@
+-- An alert opens when its cause is there, is told once, and resolves when the cause is gone.
+begin;
+-- What this story defines may run as anyone; rolled back with the rest.
+alter default privileges grant execute on functions to public;
+select no_plan();
+
+select tests.a_tenant('clinic');
+select tests.a_tenant('petshop');
+delete from public.system_alerts;
+-- The clock stands still in this story, and what else happens on this server is no part of it.
+update private.schedules set is_active = false;
+update private.alert_rules set is_active = false where kind in ('slow_statements', 'long_transactions', 'replication_lag');
+update private.alert_rules set warning = null, critical = null where kind = 'connections';
+
+create function pg_temp.clinic()
+returns uuid
+language sql
+as $$ select tests.the('clinic', 'organization_id') $$;
+-- Alerts of a kind: whose, what, how bad, open or resolved.
+create function pg_temp.alerts(kind text)
+returns text
+language sql
+as $$
+  select coalesce(string_agg(
+    concat_ws(' ', o.name, a.severity, case when a.resolved_at is null then 'open' else 'resolved' end, 'x' || nullif(a.reopened_count, 0)),
+    ', ' order by a.opened_at, o.name), 'none')
+  from public.system_alerts a
+  left join public.organizations o on o.id = a.organization_id
+  where a.kind = alerts.kind
+$$;
+-- So many minutes after the story began.
+create function pg_temp.check(minutes int)
+returns jsonb
+language sql
+as $$ select private.check_alerts(now() + make_interval(mins => minutes)) $$;
+-- What the clinic's endpoint was told, in that order.
+create function pg_temp.events()
+returns text
+language sql
+as $$
+  select coalesce(string_agg(concat_ws(' ', substring(d.event_type from 7), d.payload #>> '{data,severity}'), ', ' order by d.event_id), 'nothing')
+  from public.webhook_deliveries d
+  where d.organization_id = pg_temp.clinic() and d.event_type like 'alert.%'
+$$;
+-- What the clinic's owner was sent.
+create function pg_temp.words()
+returns text
+language sql
+as $$
+  select coalesce(string_agg(concat_ws(' ', m.message_type, m.content), E'\n' order by m.id), 'nothing')
+  from public.messages m
+  join public.contacts p on p.organization_id = m.organization_id and p.id = m.contact_id
+  where m.organization_id = pg_temp.clinic() and m.sender = 'system' and p.phone_number = '+5511900000001'
+$$;
+create function pg_temp.telling(kind text)
+returns text
+language sql
+as $$
+  select string_agg(concat_ws(' ', t.telling ->> 'as', t.telling ->> 'result'), ', ' order by a.id, t.n)
+  from public.system_alerts a
+  cross join lateral jsonb_array_elements(a.tellings) with ordinality t (telling, n)
+  where a.kind = telling.kind
+$$;
+
+-- The platform's ------------------------------------------------------------------------------------------------------
+select is(pg_temp.check(0), '{"opened": 0, "resolved": 0, "open": 0}'::jsonb, 'nothing is wrong');
+insert into public.message_queue (organization_id, job_type, run_at) values (pg_temp.clinic(), 'nothing', now() - interval '90 seconds');
+select is(pg_temp.check(1), '{"opened": 1, "resolved": 0, "open": 1}'::jsonb, 'a worker has stopped: an alert opens');
+select is(pg_temp.check(2), '{"opened": 0, "resolved": 0, "open": 1}'::jsonb, 'once');
+select is(pg_temp.alerts('queue_stalled'), 'warning open', 'it is the platform''s, a warning at first');
+select is(pg_temp.check(5) ->> 'open', '1', 'minutes later');
+select is(pg_temp.alerts('queue_stalled'), 'critical open', 'the same one is critical');
+select is(
+  (select row(a.value, a.message, a.opened_at = now() + interval '1 minute', a.last_seen_at = now() + interval '5 minutes')::text from public.system_alerts a),
+  '(390.0,"The oldest due job has waited for 390 s",t,t)', 'with the figure of now, and when it began');
+update public.message_queue set run_at = now() + interval '4 minutes' where job_type = 'nothing' and is_due;
+select is(pg_temp.check(6), '{"opened": 0, "resolved": 0, "open": 1}'::jsonb, 'better is not well yet');
+select is(pg_temp.alerts('queue_stalled'), 'warning open', 'it is a warning again');
+delete from public.message_queue where is_due;
+select is(pg_temp.check(7), '{"opened": 0, "resolved": 1, "open": 0}'::jsonb, 'the queue is empty: it is resolved');
+select is((select a.resolved_at from public.system_alerts a), now() + interval '7 minutes', 'and says when');
+insert into public.message_queue (organization_id, job_type, run_at) values (pg_temp.clinic(), 'nothing', now());
+select is(pg_temp.check(20) ->> 'opened', '1', 'back within the hour');
+select is(pg_temp.alerts('queue_stalled'), 'critical open x1', 'it is the same alert');
+delete from public.message_queue where is_due;
+select pg_temp.check(21);
+insert into public.message_queue (organization_id, job_type, run_at) values (pg_temp.clinic(), 'nothing', now() + interval '83 minutes');
+select pg_temp.check(85);
+select is(pg_temp.alerts('queue_stalled'), 'critical resolved x1, warning open', 'after more than an hour it is another');
+update private.alert_rules set is_active = false where kind = 'queue_stalled';
+select is(pg_temp.check(86) ->> 'resolved', '1', 'a rule that is switched off has no alerts');
+update private.alert_rules set is_active = true where kind = 'queue_stalled';
+delete from public.message_queue where is_due;
+select is(pg_temp.words(), 'nothing', 'no tenant is told of the platform''s');
+select is((select count(*) from public.system_alerts a where a.told_at is not null), 0::bigint, 'nor does anybody pretend it was');
+
+-- A rule that fails ---------------------------------------------------------------------------------------------------
+delete from public.system_alerts;
+insert into public.message_queue (organization_id, job_type, run_at) values (pg_temp.clinic(), 'nothing', now());
+update public.message_queue set status = 'dead', completed_at = now() where job_type = 'nothing' and is_due;
+select is(pg_temp.check(2) ->> 'opened', '1', 'a job was given up');
+create function pg_temp.broken(kind text)
+returns void
+language plpgsql
+as $$
+begin
+  execute format(
+    'create or replace function private.%I(rule private.alert_rules, at timestamptz) returns setof private.alert_finding
+     language plpgsql as $f$ begin perform 1 / 0; end $f$', 'find_' || kind);
+end;
+$$;
+select pg_temp.broken('dead_jobs');
+select pg_temp.broken('connections');
+update public.whatsapp_instances set sending_stopped_at = now() where id = tests.the('petshop', 'instance_id');
+select is(pg_temp.check(3), '{"opened": 3, "resolved": 0, "open": 4}'::jsonb, 'two rules cannot be checked, what comes after them is');
+select is(
+  (select string_agg(a.subject || ': ' || a.message, E'\n' order by a.subject) from public.system_alerts a where a.kind = 'check_failing'),
+  E'connections: connections cannot be checked: division by zero\ndead_jobs: dead_jobs cannot be checked: division by zero', 'which says what is wrong');
+select is(pg_temp.alerts('dead_jobs'), 'warning open', 'what was open stays: nobody knows better');
+select is(pg_temp.alerts('sending_stopped'), 'petshop critical open', 'the others go on');
+create or replace function private.find_connections(rule private.alert_rules, at timestamptz)
+returns setof private.alert_finding
+language plpgsql
+as $$ begin end $$;
+create or replace function private.find_dead_jobs(rule private.alert_rules, at timestamptz)
+returns setof private.alert_finding
+language plpgsql
+as $$ begin end $$;
+select is(pg_temp.check(4), '{"opened": 0, "resolved": 3, "open": 1}'::jsonb, 'when they can be checked again, all of that is resolved');
+update public.whatsapp_instances set sending_stopped_at = null where id = tests.the('petshop', 'instance_id');
+select pg_temp.check(5);
+delete from public.system_alerts;
+
+-- An organization's: its endpoints ------------------------------------------------------------------------------------
+-- One that fails, and one that listens; the owner never wrote, and there is no template.
+update public.whatsapp_instances set status = 'connected', last_seen_at = now();
+update public.webhook_endpoints set is_active = true, consecutive_failures = 3 where id = tests.the('clinic', 'endpoint_id');
+insert into public.webhook_endpoints (organization_id, url, event_types) values (pg_temp.clinic(), 'https://ouvinte.example/', '{alert.opened,alert.resolved}');
+select is(pg_temp.check(0), '{"opened": 1, "resolved": 0, "open": 1}'::jsonb, 'an endpoint fails');
+select is(pg_temp.alerts('endpoint_failing'), 'clinic warning open', 'it is the clinic''s');
+select is(
+  (
+    select d.payload #- '{timestamp}' #- '{data,opened_at}' #- '{data,id}'
+    from public.webhook_deliveries d where d.event_type = 'alert.opened'
+  ),
+  jsonb_build_object('type', 'alert.opened', 'data', jsonb_build_object(
+    'organization_id', pg_temp.clinic(), 'kind', 'endpoint_failing', 'subject', tests.the('clinic', 'endpoint_id'), 'severity', 'warning',
+    'message', 'The endpoint at clinic.example failed 3 times in a row', 'resolved_at', null)),
+  'an endpoint that listens is told, and it alone');
+select is(pg_temp.telling('endpoint_failing'), 'opened outside_window', 'the owner is not: outside the 24 hours there is no template');
+select is((select count(*) from public.contacts p where p.phone_number = '+5511900000001'), 0::bigint, 'nor is he made a contact for it');
+select pg_temp.check(1);
+select is(pg_temp.events(), 'opened warning', 'it is told once');
+update public.webhook_endpoints set consecutive_failures = 25 where id = tests.the('clinic', 'endpoint_id');
+select pg_temp.check(2);
+select is(pg_temp.events(), 'opened warning, opened critical', 'and again when it becomes critical');
+update public.webhook_endpoints set consecutive_failures = 5 where id = tests.the('clinic', 'endpoint_id');
+select pg_temp.check(3);
+update public.webhook_endpoints set consecutive_failures = 25 where id = tests.the('clinic', 'endpoint_id');
+select pg_temp.check(4);
+select is(pg_temp.events(), 'opened warning, opened critical', 'not each time that it does');
+update public.webhook_endpoints set consecutive_failures = 0 where id = tests.the('clinic', 'endpoint_id');
+select pg_temp.check(5);
+select is(pg_temp.events(), 'opened warning, opened critical, resolved critical', 'it answers again: told');
+select pg_temp.check(6);
+-- It flaps: up and down every minute, for two hours from the last telling on.
+create function pg_temp.flap(first_minute int, last_minute int)
+returns void
+language plpgsql
+as $$
+begin
+  for minute in first_minute .. last_minute loop
+    update public.webhook_endpoints set consecutive_failures = case minute % 2 when 1 then 25 else 0 end where id = tests.the('clinic', 'endpoint_id');
+    perform pg_temp.check(minute);
+  end loop;
+end;
+$$;
+select pg_temp.flap(7, 61);
+select is(pg_temp.events(), 'opened warning, opened critical, resolved critical', 'an hour of flapping is not told');
+select is((select count(*) from public.system_alerts a where a.kind = 'endpoint_failing'), 1::bigint, 'and is one alert');
+select pg_temp.flap(62, 121);
+select is(
+  pg_temp.events(), 'opened warning, opened critical, resolved critical, opened critical, resolved critical',
+  'then it is told once more, and that it is resolved');
+update public.webhook_endpoints set consecutive_failures = 0 where id = tests.the('clinic', 'endpoint_id');
+select pg_temp.check(130);
+delete from public.system_alerts;
+delete from public.webhook_deliveries;
+
+-- Owners, over WhatsApp -----------------------------------------------------------------------------------------------
+-- The owner wrote to the reception an hour ago; there is a second number, to which he never wrote.
+insert into public.whatsapp_instances (organization_id, id, provider, name, external_id, meta_app_key, status, phone_number)
+select pg_temp.clinic(), '00000000-0000-4000-8000-000000000002', 'meta_cloud', 'Banho', 'another', i.meta_app_key, 'connected', '+5511900000077'
+from public.whatsapp_instances i where i.id = tests.the('clinic', 'instance_id');
+insert into private.instance_secrets (organization_id, instance_id, access_token) values (pg_temp.clinic(), '00000000-0000-4000-8000-000000000002', tests.sealed());
+select tests.deliver('clinic', tests.a_message('from-the-owner', '5511900000001', 'Bom dia', now() - interval '1 hour'));
+update public.conversations v set last_inbound_at = now() - interval '1 hour'
+from public.contacts p where p.id = v.contact_id and p.phone_number = '+5511900000001';
+create function pg_temp.refused(since timestamptz, instance uuid default tests.the('clinic', 'instance_id'))
+returns void
+language sql
+as $$ update public.whatsapp_instances set sending_stopped_at = since, sending_stopped_code = '190' where id = instance $$;
+
+update public.webhook_endpoints set consecutive_failures = 4 where id = tests.the('clinic', 'endpoint_id');
+select pg_temp.check(0);
+select is(
+  pg_temp.words(),
+  'text Aviso do sistema para clinic: ⚠️ o sistema que recebe os eventos em clinic.example não está respondendo (4 tentativas sem sucesso).',
+  'he is told in Portuguese, in words');
+select is(pg_temp.telling('endpoint_failing'), 'opened queued', 'which is written down');
+select is(
+  (select row(m.instance_id = tests.the('clinic', 'instance_id'), m.status, q.job_type)::text
+    from public.messages m join public.message_queue q on q.payload ->> 'message_id' = m.id::text where m.sender = 'system'),
+  '(t,queued,send_message)', 'through the number that he wrote to, by the worker');
+select pg_temp.check(1);
+update public.webhook_endpoints set consecutive_failures = 0 where id = tests.the('clinic', 'endpoint_id');
+select pg_temp.check(2);
+select is(split_part(pg_temp.words(), E'\n', 2),
+  'text Aviso do sistema para clinic: ✅ Resolvido: o sistema que recebe os eventos em clinic.example voltou a responder.', 'and that it is over');
+select is(split_part(pg_temp.words(), E'\n', 3), '', 'each once');
+
+delete from public.messages where sender = 'system';
+select pg_temp.refused(now());
+select pg_temp.check(10);
+select is(pg_temp.words(), 'nothing', 'of a number that is refused he is not told through that number');
+select is(pg_temp.telling('sending_stopped'), 'opened outside_window', 'nor through another, to which he never wrote');
+select pg_temp.refused(null);
+select pg_temp.check(11);
+select matches(pg_temp.words(), '^text .*✅ Resolvido: o número de WhatsApp Recepção pode enviar mensagens de novo\.$', 'that it works again he is told through it');
+
+-- With a template that Meta has approved, at any time.
+delete from public.messages where sender = 'system';
+delete from public.system_alerts;
+insert into public.message_templates (organization_id, name, category, template, is_default, provider_template_name, provider_template_status)
+values (pg_temp.clinic(), 'Aviso', 'alert', 'Atenção, {{nome}}: {{alerta}}', true, 'aviso', 'approved');
+update public.authorized_owner_numbers set label = 'Dona Lúcia' where organization_id = pg_temp.clinic();
+select pg_temp.refused(now());
+select pg_temp.check(100);
+select is(pg_temp.words(),
+  'template Atenção, Dona: 🚨 o WhatsApp está recusando os envios: nenhuma mensagem sai pelo número de WhatsApp Recepção até que um administrador resolva.',
+  'the other number sends a template');
+select is(
+  (select row(m.instance_id, m.payload ->> 'name', m.payload #>> '{components,0,parameters,0,text}', jsonb_array_length(m.payload #> '{components,0,parameters}'), v.status)::text
+    from public.messages m join public.conversations v on v.id = m.conversation_id where m.sender = 'system'),
+  '(00000000-0000-4000-8000-000000000002,aviso,Dona,2,closed)', 'with its two variables, in a conversation that no inbox shows');
+select pg_temp.refused(now(), '00000000-0000-4000-8000-000000000002');
+select pg_temp.check(101);
+select is(pg_temp.telling('sending_stopped'), 'opened queued, opened no_number', 'when that one is refused as well, nothing is left');
+select pg_temp.refused(null), pg_temp.refused(null, '00000000-0000-4000-8000-000000000002');
+update public.contacts set opted_out_at = now() where phone_number = '+5511900000001' and organization_id = pg_temp.clinic();
+select pg_temp.check(102);
+select is(pg_temp.telling('sending_stopped'), 'opened queued, resolved opted_out, opened no_number, resolved opted_out', 'whoever wants no messages gets none');
+update public.contacts set opted_out_at = null where phone_number = '+5511900000001' and organization_id = pg_temp.clinic();
+delete from public.messages where sender = 'system';
+delete from public.system_alerts;
+
+select throws_ok(
+  format($$ insert into public.message_templates (organization_id, name, category, template) values (%L, 'x', 'alert', 'Atenção, {{nome}}!') $$, pg_temp.clinic()),
+  'BL701', null, 'a template that does not say what is wrong does not get in');
+
+-- Who closes is told nothing more.
+update public.webhook_endpoints set consecutive_failures = 3 where id = tests.the('clinic', 'endpoint_id');
+select pg_temp.check(200);
+select is(pg_temp.telling('endpoint_failing'), 'opened queued', 'an alert opens,');
+update public.organizations set is_active = false where id = pg_temp.clinic();
+select pg_temp.check(201);
+select is(pg_temp.alerts('endpoint_failing') || ': ' || pg_temp.telling('endpoint_failing'), 'clinic warning resolved: opened queued', 'and is resolved when the clinic closes, without a word');
+update public.organizations set is_active = true where id = pg_temp.clinic();
+update public.webhook_endpoints set consecutive_failures = 0 where id = tests.the('clinic', 'endpoint_id');
+delete from public.messages where sender = 'system';
+delete from public.system_alerts;
+
+-- A number that is silent, and one owner number more.
+insert into public.authorized_owner_numbers (organization_id, phone_number, is_primary) values (pg_temp.clinic(), '+5511900000002', true);
+insert into private.heard_hours (organization_id, instance_id, hour)
+select pg_temp.clinic(), tests.the('clinic', 'instance_id'), date_trunc('hour', now(), 'UTC') - n * interval '1 hour' from generate_series(0, 800) n
+on conflict do nothing;
+update public.whatsapp_instances set last_seen_at = date_trunc('hour', now(), 'UTC') where id = tests.the('clinic', 'instance_id');
+select pg_temp.check(5 * 60);
+select is(pg_temp.alerts('instance_silent'), 'none', 'four hours of silence at most');
+select pg_temp.check(7 * 60);
+select is(pg_temp.alerts('instance_silent'), 'clinic warning open', 'more than five are an alert');
+select is(pg_temp.telling('instance_silent'), 'opened queued, opened queued', 'both owners are told');
+select is((select count(distinct m.instance_id) from public.messages m where m.sender = 'system' and m.instance_id = tests.the('clinic', 'instance_id')), 0::bigint, 'not through the silent number');
+select ok((select bool_and(length(m.content) < 1024 and m.content !~ '\n') from public.messages m where m.sender = 'system'), 'in one line');
+select is((select p.phone_number from public.contacts p where p.organization_id = pg_temp.clinic() and p.source = 'owner'), '+5511900000002', 'the new one became a contact');
+update public.whatsapp_instances set last_seen_at = now() + interval '8 hours' where id = tests.the('clinic', 'instance_id');
+select pg_temp.check(8 * 60 + 1);
+select is(pg_temp.alerts('instance_silent'), 'clinic warning resolved', 'it is heard again');
+select is((select t.telling ->> 'as' from public.system_alerts a cross join lateral jsonb_array_elements(a.tellings) with ordinality t (telling, n) where a.kind = 'instance_silent' order by t.n desc limit 1), 'resolved', 'and they are told');
+
+-- What cannot be told keeps nobody from being told.
+update private.alert_rules set is_active = false where kind = 'queue_stalled';
+delete from public.system_alerts;
+update public.whatsapp_instances set status = 'disconnected' where id in (tests.the('petshop', 'instance_id'), tests.the('clinic', 'instance_id'));
+create or replace function private.alert_event(alert public.system_alerts)
+returns jsonb
+language plpgsql
+as $$ begin if alert.organization_id = tests.the('petshop', 'organization_id') then raise exception 'no words'; end if; return '{}'; end $$;
+select is(pg_temp.check(8 * 60 + 2), '{"opened": 3, "resolved": 0, "open": 3}'::jsonb, 'two numbers went; of one its tenant cannot be told');
+select is(
+  (select string_agg(concat_ws(' ', o.name, a.told_as), ', ' order by o.name) from public.system_alerts a join public.organizations o on o.id = a.organization_id),
+  'clinic opened, petshop', 'the other is');
+select is(pg_temp.alerts('check_failing'), 'warning open', 'and the platform knows');
+
+-- Who reads -----------------------------------------------------------------------------------------------------------
+select tests.authenticate_as(tests.the('clinic', 'admin_id'));
+select is((select count(*) from public.system_alerts), 1::bigint, 'an administrator sees his organization''s alerts, not the platform''s');
+select throws_ok('select public.check_alerts()', '42501', null, 'and cannot have them checked');
+select throws_ok('update public.system_alerts set resolved_at = now()', '42501', null, 'nor resolve one');
+select tests.authenticate_as(tests.the('clinic', 'attendant_id'));
+select is((select count(*) from public.system_alerts), 0::bigint, 'an attendant sees none');
+select tests.authenticate_as_service();
+select is((select count(*) from public.system_alerts), 3::bigint, 'the platform sees all');
+select isnt(public.check_alerts() ->> 'open', null, 'and has them checked');
+select tests.authenticate_as_nobody();
+
+-- In the end they go.
+update public.system_alerts set resolved_at = now() - interval '91 days' where organization_id is null;
+select is(private.delete_old_alerts(), 1::bigint, 'ninety days after they were resolved');
+
+select * from finish();
+rollback;
