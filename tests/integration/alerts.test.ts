@@ -8,11 +8,11 @@ import postgres from 'postgres'
 import { Webhook } from 'standardwebhooks'
 import { afterAll, beforeAll, expect, onTestFinished, test } from 'vitest'
 import { z } from 'zod'
-import { type Stack, startStack } from '../../local/stack.ts'
+import type { Stack } from '../../local/stack.ts'
 import { webhookEvent } from '../../types/index.ts'
+import { startOwnStack } from '../support/own-stack.ts'
 import { aConversation, aWaId, hurry, seen, write } from '../support/conversations.ts'
 import { metaOf } from '../support/graph.ts'
-import { temporaryDataDir } from '../support/processes.ts'
 import { aReceiver, type Receiver, registerEndpoint } from '../support/receiver.ts'
 import { runningStack } from '../support/running-stack.ts'
 import {
@@ -29,7 +29,6 @@ import {
   valueOf,
 } from '../support/tenants.ts'
 
-const own = temporaryDataDir()
 let stack: Stack
 /** Past every door: to make causes, to move time. */
 let sql: postgres.Sql
@@ -41,10 +40,7 @@ let grooming: ConnectedNumber
 const owner = aWaId()
 
 beforeAll(async () => {
-  stack = await startStack({
-    dataDir: own.path,
-    apiPort: 0,
-    dbPort: 0,
+  stack = await startOwnStack({
     ticker: false,
     functionsEnvironment: { BALCAO_ALLOW_LOOPBACK_WEBHOOKS: 'true' },
   })
@@ -65,7 +61,6 @@ beforeAll(async () => {
 afterAll(async () => {
   await sql?.end({ timeout: 1 })
   await stack?.stop()
-  await own.remove()
 })
 
 /** The worker's turn, until nothing is due: a delivery wakes a run of its own, which may be at something still. */
@@ -428,6 +423,6 @@ test('on a stack with a clock the checks run by themselves', async () => {
   const running = postgres(runningStack().urls.admin, { max: 1, onnotice: () => undefined })
   onTestFinished(() => running.end({ timeout: 1 }))
   const runs = async () => await running`select error from private.schedule_runs where name = 'check_alerts' and finished_at is not null`
-  const [run] = await seen(runs, ({ length }) => length > 0, 75_000)
+  const [run] = await seen(runs, ({ length }) => length > 0)
   expect(run?.error).toBeNull()
-}, 90_000)
+})

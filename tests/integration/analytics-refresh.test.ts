@@ -4,11 +4,11 @@
 import { randomUUID } from 'node:crypto'
 import postgres from 'postgres'
 import { afterAll, beforeAll, describe, expect, onTestFinished, test } from 'vitest'
-import { type Stack, startStack } from '../../local/stack.ts'
+import type { Stack } from '../../local/stack.ts'
 import type { AnalyticsRefresh, Tables } from '../../types/index.ts'
+import { startOwnStack } from '../support/own-stack.ts'
 import { type Business, type Row } from '../support/analytics-reference.ts'
 import { seen } from '../support/conversations.ts'
-import { temporaryDataDir } from '../support/processes.ts'
 import { microseconds, randomBusiness, store } from '../support/random-business.ts'
 import { seeded, testSeed } from '../support/seeded.ts'
 import { aPerson, asPlatform, type Client, type Person, valueOf } from '../support/tenants.ts'
@@ -37,7 +37,6 @@ const TABLES = [
   'ai_interactions',
 ] as const
 
-const own = temporaryDataDir()
 const seed = testSeed()
 let stack: Stack
 let sql: postgres.Sql
@@ -46,7 +45,7 @@ let owner: Person
 let business: Business
 
 beforeAll(async () => {
-  stack = await startStack({ dataDir: own.path, apiPort: 0, dbPort: 0, ticker: false })
+  stack = await startOwnStack({ ticker: false })
   sql = postgres(stack.urls.admin, { max: 2, onnotice: () => undefined })
   platform = asPlatform(stack)
   owner = await aPerson(stack)
@@ -59,7 +58,6 @@ beforeAll(async () => {
 afterAll(async () => {
   await sql?.end({ timeout: 1 })
   await stack?.stop()
-  await own.remove()
 })
 
 async function refresh(name: View): Promise<AnalyticsRefresh> {

@@ -10,9 +10,9 @@ import postgres from 'postgres'
 import { afterAll, beforeAll, describe, expect, onTestFinished, test } from 'vitest'
 import { PROJECT_DIR } from '../../local/environment.ts'
 import { cliEnvironment, supabaseCli } from '../../local/migrations.ts'
-import { type Stack, startStack } from '../../local/stack.ts'
+import type { Stack } from '../../local/stack.ts'
+import { startOwnStack } from '../support/own-stack.ts'
 import { seen } from '../support/conversations.ts'
-import { temporaryDataDir } from '../support/processes.ts'
 
 const document = await readFile(join(PROJECT_DIR, 'docs', 'operations.md'), 'utf8')
 
@@ -52,7 +52,6 @@ function tableUnder(heading: string): string[][] {
 
 const unquoted = (cell: string | undefined): string => cell?.replaceAll('`', '') ?? ''
 
-const own = temporaryDataDir()
 let stack: Stack
 /** As the role postgres, which is no superuser. */
 let operator: postgres.Sql
@@ -61,7 +60,7 @@ const notices: string[] = []
 
 beforeAll(async () => {
   // Of its own, because a restore begins by emptying every table; without the clock, which would be in its way.
-  stack = await startStack({ dataDir: own.path, apiPort: 0, dbPort: 0, ticker: false })
+  stack = await startOwnStack({ ticker: false })
   operator = postgres(stack.urls.database, { max: 2, onnotice: ({ message = '' }) => void notices.push(message) })
   admin = postgres(stack.urls.admin, { max: 2, onnotice: ({ message = '' }) => void notices.push(message) })
 })
@@ -69,7 +68,6 @@ afterAll(async () => {
   await operator?.end({ timeout: 1 })
   await admin?.end({ timeout: 1 })
   await stack?.stop()
-  await own.remove()
 })
 
 class Undone extends Error {}
