@@ -5,6 +5,7 @@ import { beforeAll, describe, expect, test } from 'vitest'
 import { z } from 'zod'
 import type { Tables } from '../../types/index.ts'
 import { aContact, aProfessional, aService, at, book, cancel, dayAhead, hold, same } from '../support/agendas.ts'
+import { aConversation } from '../support/conversations.ts'
 import { runningStack } from '../support/running-stack.ts'
 import {
   asAdminOf,
@@ -15,6 +16,7 @@ import {
   asViewerOf,
   aTenant,
   type Client,
+  connectNumber,
   type Tenant,
   valueOf,
 } from '../support/tenants.ts'
@@ -195,6 +197,17 @@ describe('the leads', () => {
     ])
     const back = await attendant.from('leads').update({ status: 'novo' }).eq('id', lead.id)
     expect(back.error?.code).toBe('BL401')
+  })
+
+  test('with how many messages were exchanged with each', async () => {
+    const number = await connectNumber(clinic)
+    const { contactId, waId } = await aConversation(clinic, number)
+    await aConversation(clinic, number, waId)
+    const lead = valueOf(await asAttendantOf(clinic).rpc('create_lead', { contact_id: contactId }))
+    const rows = valueOf(
+      await asViewerOf(clinic).from('leads').select('id, contact:contacts(name, messages(count))').eq('id', lead.id),
+    )
+    expect(rows).toEqual([{ id: lead.id, contact: { name: 'Ana', messages: [{ count: 2 }] } }])
   })
 })
 
