@@ -168,7 +168,7 @@ describe('a viewer', () => {
     expect(before.messages).toMatch(/^0-\d+\/\d+$/)
     const { organizationId } = clinic
     for (const table of writableTables.filter((name) => name !== 'profiles')) {
-      const column = { organizations: 'id', flow_templates: 'key' }[table as string] ?? 'organization_id'
+      const column = { organizations: 'id', flow_templates: 'key', analytics_refreshes: 'id' }[table as string] ?? 'organization_id'
       const path = `${backend.urls.api}/rest/v1/${table}`
       const headers = {
         apikey: backend.keys.publishable,
