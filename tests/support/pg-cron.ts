@@ -109,10 +109,11 @@ export async function watchPgCron({ urls, keys }: StackUnderTest, signal: AbortS
 
   async function noOverlap(): Promise<void> {
     const name = `sleeps_${randomUUID().slice(0, 8)}`
-    // Only at first, so that nobody has to wait for the end of the second run.
+    // Only in pg_cron's hands, because cron-refresh is called all the time meanwhile; and only at first, so that nobody has to
+    // wait for the end of the second run.
     const command = `
-      select pg_sleep(case when exists (
-        select from private.schedule_runs r where r.name = '${name}' and r.finished_at is not null
+      select pg_sleep(case when current_setting('application_name') <> 'pg_cron' or exists (
+        select from private.schedule_runs r where r.name = '${name}' and r.driver = 'pg_cron' and r.finished_at is not null
       ) then 0 else ${SLEEPS_SECONDS} end)`
     await sql`
       insert into private.schedules (name, description, expression, command)
@@ -127,13 +128,15 @@ export async function watchPgCron({ urls, keys }: StackUnderTest, signal: AbortS
       // It runs in nobody else's hands either, neither because it is due again nor because somebody wants it.
       const skipped = await cronRefresh({ name })
       require(skipped.some((one) => one.name === name && one.reason === 'already_running'), 'cron-refresh leaves it alone', skipped)
-      const runs = await until(() => runsOf(name), ({ length }) => length > 1, 'its second run')
+      const isLong = ({ driver, started_at, finished_at }: Run) =>
+        driver === 'pg_cron' && finished_at !== null && Number(finished_at) - Number(started_at) >= SLEEPS_SECONDS * 1000
+      const runs = await until(() => runsOf(name), (all) => all.slice(0, -1).some(isLong), 'the run after it')
       for (const [index, { started_at }] of runs.entries()) {
         const previous = runs[index - 1]
         if (previous === undefined) continue
         require(previous.finished_at !== null && previous.finished_at <= started_at, 'one begins after the other has ended', runs)
       }
-      require(runs[0]?.driver === 'pg_cron' && runs.every(({ error }) => error === null), 'pg_cron ran it', runs)
+      require(runs.every(({ error }) => error === null), 'none failed', runs)
     } finally {
       await sql`delete from private.schedules where name = ${name}`
     }
