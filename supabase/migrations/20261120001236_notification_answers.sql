@@ -284,6 +284,16 @@ begin
   elsif message.message_type <> 'text' or length(message.content) > 60 then
     return null;
   end if;
+  if not exists (
+    select
+    from public.notifications n
+    where n.organization_id = message.organization_id
+      and n.contact_id = message.contact_id
+      and n.status = 'sent'
+      and n.type in ('reminder', 'waiting_list_offer', 'feedback')
+  ) then
+    return null;
+  end if;
   folded := private.fold_words(message.content);
   -- Each notification with its newest question: the notification itself, or what we asked when it was answered.
   for candidate in
@@ -423,6 +433,10 @@ declare
   said record;
   wish text;
   claimed private.claimed_answer;
+  conversation_id uuid;
+  has_flow boolean;
+  -- Whether something stands before it in this delivery that the flow is about to hear.
+  flow_is_first boolean;
   jobs private.new_job[] := array[]::private.new_job[];
 begin
   if not exists (select from inserted i where i.direction = 'inbound' and i.sender = 'contact') then
@@ -462,19 +476,23 @@ begin
     select
       row(i.*)::public.messages as message,
       least(i.sent_at, i.created_at) as at,
-      private.is_flow_input(row(i.*)::public.messages) as is_news
-    from inserted i
-    where i.direction = 'inbound'
-      and i.sender = 'contact'
-      and (
+      private.is_flow_input(row(i.*)::public.messages) as is_news,
+      coalesce(
         i.message_type in ('text', 'button', 'interactive') and length(i.content) <= 80
-        or i.metadata #>> '{interactive,id}' like 'notification:%'
-      )
-    order by i.organization_id, i.contact_id, i.id
+          or i.metadata #>> '{interactive,id}' like 'notification:%',
+        false) as is_short
+    from inserted i
+    where i.direction = 'inbound' and i.sender = 'contact'
+    order by i.organization_id, i.contact_id, i.conversation_id, i.id
   loop
     claimed := null;
+    if (said.message).conversation_id is distinct from conversation_id then
+      conversation_id := (said.message).conversation_id;
+      has_flow := null;
+      flow_is_first := false;
+    end if;
     -- A button of a campaign says "Parar" too; on one of a flow's or of a notification's it means what that asks.
-    wish := case when coalesce((said.message).metadata #>> '{interactive,id}', '') !~ '^(?:notification:|[a-z0-9_]*:[^:]+[.][0-9a-z]+:[0-9]+$)' then
+    wish := case when said.is_short and coalesce((said.message).metadata #>> '{interactive,id}', '') !~ '^(?:notification:|[a-z0-9_]*:[^:]+[.][0-9a-z]+:[0-9]+$)' then
       private.wish_about_messages(private.fold_words((said.message).content))
     end;
     if wish is not null then
@@ -494,18 +512,15 @@ begin
         end if;
       end if;
     end if;
-    if claimed is null and said.is_news then
-      claimed := private.answer_to_notification(said.message, exists (
-        select
-        from inserted earlier
-        join public.conversations v on v.organization_id = earlier.organization_id and v.id = earlier.conversation_id
-        where earlier.organization_id = (said.message).organization_id
-          and earlier.conversation_id = (said.message).conversation_id
-          and earlier.id < (said.message).id
-          and private.is_flow_input(row(earlier.*)::public.messages)
-          and private.has_flow(v)
-      ));
+    if claimed is null and said.is_news and said.is_short then
+      claimed := private.answer_to_notification(said.message, flow_is_first);
     end if;
+    if claimed.answer is null and said.is_news and has_flow is null then
+      select private.has_flow(v) into has_flow
+      from public.conversations v
+      where v.organization_id = (said.message).organization_id and v.id = (said.message).conversation_id;
+    end if;
+    flow_is_first := flow_is_first or claimed.answer is null and said.is_news and coalesce(has_flow, false);
     continue when claimed.answer is null;
     insert into private.notification_answers (organization_id, message_id, notification_id, answer)
     values ((said.message).organization_id, (said.message).id, claimed.notification_id, claimed.answer);
