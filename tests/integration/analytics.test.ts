@@ -479,7 +479,8 @@ describe(`the views and the reference agree (BALCAO_TEST_SEED=${seed})`, () => {
       count += expected.length
       expectRows(`${view}, ${toldOf(business)}`, await rowsOf(owner.client, view, business), expected)
     }
-    expect(count).toBeGreaterThan(2 * stored.length)
+    // Some have one professional, who has left.
+    expect(count).toBeGreaterThan(stored.length)
   })
 
   test('get_organization_stats', async () => {
