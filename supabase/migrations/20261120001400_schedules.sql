@@ -518,5 +518,7 @@ values
     '15 5 * * *', 'select private.refresh_analytics_view(''clinic_metrics_daily'') as refresh', null, null),
   ('refresh_daily_lead_stats', 'Leads by day.',
     '20 5 * * *', 'select private.refresh_analytics_view(''daily_lead_stats'') as refresh', null, null),
+  ('seal_audit_logs', 'Chains what was written to the audit log.',
+    '30 seconds', 'select private.seal_audit_logs() as sealed', null, null),
   ('delete_old_refreshes', 'Records of refreshes go after fourteen days.',
     '40 3 * * *', 'select private.delete_old_refreshes() as deleted', null, null);
