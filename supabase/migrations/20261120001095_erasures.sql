@@ -1,0 +1,338 @@
+-- Erasures: what was erased stays erased.
+--
+-- Erasing itself comes later (001730). Here is what it leaves behind, and what keeps the person from coming back by accident:
+-- a provider delivers again for days, statuses come late, and an old delivery may be replayed. None of that may make a contact
+-- out of somebody who asked to be forgotten; what he himself writes from then on does.
+--
+-- What was erased is recognized by keyed digests: of the ids and numbers of the person, and of his messages' ids at WhatsApp,
+-- in which the number stands.
+
+alter table public.contacts add column erased_at timestamptz;
+comment on column public.contacts.erased_at is
+  'Since when nothing is known of the person any more (erase_contact): what is left is counted, and can be neither changed nor used.';
+
+create table private.erasure_salts (
+  organization_id uuid not null,
+  salt uuid not null default gen_random_uuid(),
+  constraint erasure_salts_pkey primary key (organization_id)
+);
+comment on table private.erasure_salts is 'With what the digests of an organization''s erasures are made: without it they say nothing.';
+alter table private.erasure_salts enable row level security;
+alter table private.erasure_salts force row level security;
+revoke all on private.erasure_salts from public, anon, authenticated, service_role;
+
+create table private.erasures (
+  organization_id uuid not null,
+  id uuid not null default private.uuid_v7(),
+  contact_id uuid not null,
+  contact_ids uuid[] not null,
+  identity_digests text[] not null,
+  erased_at timestamptz not null,
+  requested_by uuid,
+  identifiers text[] not null default '{}',
+  handles text[] not null default '{}',
+  files text[] not null default '{}',
+  horizon xid8,
+  searches_until timestamptz,
+  phase text not null default 'webhook_deliveries',
+  last_key timestamptz not null default '-infinity',
+  last_id uuid not null default '00000000-0000-0000-0000-000000000000',
+  counts jsonb not null default '{}',
+  completed_at timestamptz,
+  created_at timestamptz not null default now(),
+  constraint erasures_pkey primary key (organization_id, id),
+  constraint erasures_organization_id_contact_id_key unique (organization_id, contact_id),
+  constraint erasures_forget_check check (completed_at is null or identifiers = '{}' and handles = '{}' and files = '{}')
+);
+comment on table private.erasures is
+  'Who was erased, by id and digest: a provider''s retry brings nothing back, and a restored backup is erased again.';
+comment on column private.erasures.contact_ids is 'The contact, and those that had been merged into it.';
+comment on column private.erasures.identity_digests is 'Of every id and number by which he was known.';
+comment on column private.erasures.identifiers is
+  'His ids, numbers, e-mail and CPF, by which the logs are searched; emptied when that is done, minutes later.';
+comment on column private.erasures.handles is 'What the logs may name instead: ids of his messages, files, jobs. Emptied with identifiers.';
+comment on column private.erasures.files is 'Of what was sent to him, in Storage. Emptied with identifiers.';
+comment on column private.erasures.horizon is 'Transactions older than this may have known him still: the search begins when they have ended.';
+comment on column private.erasures.searches_until is 'What the logs hold from later on is of no erased person.';
+comment on column private.erasures.phase is 'Where the search through the logs is, with last_key and last_id.';
+create index erasures_identity_digests_idx on private.erasures using gin (identity_digests);
+comment on index private.erasures_identity_digests_idx is 'Whether a delivery speaks of somebody who was erased.';
+alter table private.erasures enable row level security;
+alter table private.erasures force row level security;
+revoke all on private.erasures from public, anon, authenticated, service_role;
+
+create function private.erasure_digest(organization_id uuid, value text)
+returns text
+language plpgsql
+stable
+set search_path = ''
+as $$
+begin
+  return (
+    select encode(sha256(convert_to(s.salt || ':' || value, 'UTF8')), 'hex')
+    from private.erasure_salts s
+    where s.organization_id = erasure_digest.organization_id
+  );
+end;
+$$;
+comment on function private.erasure_digest(uuid, text) is 'What is kept of an id of somebody who was erased; null where nobody ever was.';
+
+create function private.erased_message_id(organization_id uuid, whatsapp_message_id text)
+returns text
+language plpgsql
+stable
+set search_path = ''
+as $$
+begin
+  return case
+    when whatsapp_message_id like 'erased:%' then whatsapp_message_id
+    else 'erased:' || private.erasure_digest(organization_id, whatsapp_message_id)
+  end;
+end;
+$$;
+comment on function private.erased_message_id(uuid, text) is 'In place of a message''s id at WhatsApp: the same message is known again, the number in it is gone.';
+
+-- JSON of several persons -----------------------------------------------------------------------------------------------
+
+create function private.json_without(value jsonb, words text[])
+returns jsonb
+language plpgsql
+immutable
+set search_path = ''
+as $$
+declare
+  entry record;
+  cleaned jsonb;
+  kept jsonb;
+begin
+  case jsonb_typeof(value)
+    when 'object' then
+      kept := '{}';
+      for entry in select e.key, e.value from jsonb_each(value) e loop
+        cleaned := case when entry.key <> all (words) then private.json_without(entry.value, words) end;
+        if cleaned is null then
+          return null;
+        end if;
+        kept := kept || jsonb_build_object(entry.key, cleaned);
+      end loop;
+      return kept;
+    when 'array' then
+      kept := '[]';
+      for entry in select e.value from jsonb_array_elements(value) e loop
+        cleaned := private.json_without(entry.value, words);
+        if cleaned is not null then
+          kept := kept || jsonb_build_array(cleaned);
+        end if;
+      end loop;
+      return kept;
+    else
+      return case when value #>> '{}' = any (words) is not true then value end;
+  end case;
+end;
+$$;
+comment on function private.json_without(jsonb, text[]) is
+  'JSON without the elements of its lists that hold one of these words as a value or a key; null when a word stands outside of every list. A batch of many persons'' messages loses one person''s.';
+
+create function private.json_about(value jsonb, words text[])
+returns jsonb
+language plpgsql
+immutable
+set search_path = ''
+as $$
+declare
+  entry record;
+  part jsonb;
+  kept jsonb;
+begin
+  case jsonb_typeof(value)
+    when 'object' then
+      if private.json_without(value, words) is null then
+        return value;
+      end if;
+      kept := '{}';
+      for entry in select e.key, e.value from jsonb_each(value) e loop
+        part := private.json_about(entry.value, words);
+        if part is not null then
+          kept := kept || jsonb_build_object(entry.key, part);
+        end if;
+      end loop;
+      return nullif(kept, '{}');
+    when 'array' then
+      kept := '[]';
+      for entry in select e.value from jsonb_array_elements(value) e loop
+        part := private.json_about(entry.value, words);
+        if part is not null then
+          kept := kept || jsonb_build_array(part);
+        end if;
+      end loop;
+      return nullif(kept, '[]');
+    else
+      return case when value #>> '{}' = any (words) then value end;
+  end case;
+end;
+$$;
+comment on function private.json_about(jsonb, text[]) is
+  'What json_without() takes away, where it stood; null when that is nothing. One person''s part of a batch.';
+
+create function private.mentions(value jsonb, words text[])
+returns boolean
+language plpgsql
+immutable
+set search_path = ''
+as $$
+begin
+  return exists (
+    select
+    from jsonb_path_query(value, 'strict $.**') v
+    where jsonb_typeof(v) in ('string', 'number') and v #>> '{}' = any (words)
+  );
+end;
+$$;
+comment on function private.mentions(jsonb, text[]) is 'Whether one of these words is a value in it.';
+
+create function private.tells(told text, words text[])
+returns boolean
+language plpgsql
+immutable
+set search_path = ''
+as $$
+begin
+  return exists (select from unnest(words) w where position(w in told) > 0);
+end;
+$$;
+comment on function private.tells(text, text[]) is 'Whether one of these words is in a text.';
+
+-- Deliveries ------------------------------------------------------------------------------------------------------------
+
+create function private.was_erased(organization_id uuid, instance_id uuid, event jsonb)
+returns boolean
+language plpgsql
+stable
+set search_path = ''
+as $$
+declare
+  digests text[];
+begin
+  -- A message that was there: delivered again, or changed by whatever comes late.
+  if exists (
+    select
+    from public.messages m
+    where m.organization_id = was_erased.organization_id
+      and m.instance_id = was_erased.instance_id
+      and m.whatsapp_message_id = private.erased_message_id(was_erased.organization_id, event ->> 'whatsapp_message_id')
+  ) or exists (
+    select
+    from public.messages m
+    join public.contacts p on p.organization_id = m.organization_id and p.id = m.contact_id
+    where m.organization_id = was_erased.organization_id
+      and m.id = (event ->> 'message_id')::uuid
+      and p.erased_at is not null
+      and event ->> 'kind' = 'status'
+  ) then
+    return true;
+  end if;
+  if event ->> 'kind' not in ('status', 'preference', 'identity_change') then
+    return false;
+  end if;
+  digests := array(
+    select private.erasure_digest(was_erased.organization_id, known.value)
+    from (
+      select i.value from jsonb_to_recordset(coalesce(event -> 'identities', '[]')) as i (value text)
+      union
+      select event ->> 'phone_number'
+    ) known
+    where known.value is not null
+  );
+  return exists (
+    select
+    from private.erasures e
+    where e.organization_id = was_erased.organization_id
+      and e.identity_digests && digests
+      and (
+        coalesce(event ->> 'sent_at', event ->> 'occurred_at', event ->> 'at')::timestamptz <= e.erased_at
+        -- Of a message that we never had. Nobody has that id, unless he has come back.
+        or event ->> 'kind' = 'status' and not exists (
+          select
+          from jsonb_to_recordset(coalesce(event -> 'identities', '[]')) as i (value text)
+          join public.contact_identities known
+            on known.organization_id = was_erased.organization_id
+            and known.instance_id = was_erased.instance_id
+            and known.value = i.value
+        )
+      )
+  );
+end;
+$$;
+comment on function private.was_erased(uuid, uuid, jsonb) is
+  'Whether an event tells nothing but what was erased: a message that was there, or news of before. What an erased person writes newly is no such thing.';
+
+create function private.without_erased(app_key text, parts jsonb)
+returns jsonb
+language plpgsql
+stable
+set search_path = ''
+as $$
+declare
+  part record;
+  kept jsonb;
+  dropped jsonb;
+  words text[];
+  cleaned jsonb := '[]';
+begin
+  -- Most organizations have erased nobody, and pay one look-up.
+  if not exists (
+    select
+    from public.whatsapp_instances i
+    join private.erasure_salts s on s.organization_id = i.organization_id
+    where i.meta_app_key = without_erased.app_key
+      and i.external_id in (select p ->> 'external_id' from jsonb_array_elements(parts) p)
+  ) then
+    return parts;
+  end if;
+  for part in
+    select p.value, coalesce(p.value -> 'events', '[]') as events, i.organization_id, i.id as instance_id
+    from jsonb_array_elements(parts) with ordinality p
+    left join public.whatsapp_instances i
+      on i.meta_app_key = without_erased.app_key
+      and i.external_id = p.value ->> 'external_id'
+      and i.status <> 'disconnected'
+    order by p.ordinality
+  loop
+    select
+      coalesce(jsonb_agg(e.value order by e.ordinality) filter (where not judged.is_erased), '[]'),
+      coalesce(jsonb_agg(e.value order by e.ordinality) filter (where judged.is_erased), '[]')
+    into kept, dropped
+    from jsonb_array_elements(part.events) with ordinality e
+    cross join lateral (
+      select part.organization_id is not null and private.was_erased(part.organization_id, part.instance_id, e.value) as is_erased
+    ) judged;
+    if dropped = '[]' then
+      cleaned := cleaned || jsonb_build_array(part.value);
+    else
+      -- He may have written anew in the same batch: what that shows stays.
+      words := array(
+        select v #>> '{}'
+        from jsonb_path_query(dropped, 'strict $[*].*') v
+        where jsonb_typeof(v) = 'string' and length(v #>> '{}') > 6
+          and v in (
+            select x.value
+            from jsonb_array_elements(dropped) d
+            cross join lateral (values (d -> 'whatsapp_message_id'), (d -> 'phone_number'), (d -> 'whatsapp_chat_id')) x (value)
+          )
+        union
+        select v #>> '{}' from jsonb_path_query(dropped, 'strict $[*].identities[*].value') v
+        union
+        select ltrim(v #>> '{}', '+') from jsonb_path_query(dropped, 'strict $[*].phone_number') v where jsonb_typeof(v) = 'string'
+        except
+        select v #>> '{}' from jsonb_path_query(kept, 'strict $.**') v where jsonb_typeof(v) = 'string'
+      );
+      cleaned := cleaned || jsonb_build_array(part.value || jsonb_build_object(
+        'events', kept,
+        'payload', coalesce(private.json_without(part.value -> 'payload', words), '{}')));
+    end if;
+  end loop;
+  return cleaned;
+end;
+$$;
+comment on function private.without_erased(text, jsonb) is
+  'A delivery without what was erased: neither its events nor its raw payload bring it back.';
