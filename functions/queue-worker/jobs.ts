@@ -4,6 +4,7 @@ import type { Resolve } from '../_shared/public-address.ts'
 import type { Rpc } from '../_shared/rpc.ts'
 import type { SecretBox } from '../_shared/secrets.ts'
 import { deliverWebhook } from './deliver-webhook.ts'
+import { eraseContact } from './erase-contact.ts'
 import { fetchMedia } from './fetch-media.ts'
 import type { JobType } from './job.ts'
 import { replayWebhookEvent } from './replay-webhook-event.ts'
@@ -33,5 +34,6 @@ export function jobTypes(dependencies: Dependencies): ReadonlyMap<string, JobTyp
     ['fetch_media', fetchMedia(dependencies)],
     ['deliver_webhook', deliverWebhook(dependencies)],
     ['replay_webhook_event', replayWebhookEvent(dependencies)],
+    ['erase_contact', eraseContact(dependencies)],
   ])
 }

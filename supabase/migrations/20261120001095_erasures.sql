@@ -42,6 +42,7 @@ create table private.erasures (
   created_at timestamptz not null default now(),
   constraint erasures_pkey primary key (organization_id, id),
   constraint erasures_organization_id_contact_id_key unique (organization_id, contact_id),
+  constraint erasures_counts_is_object_check check (jsonb_typeof(counts) = 'object'),
   constraint erasures_forget_check check (completed_at is null or identifiers = '{}' and handles = '{}' and files = '{}')
 );
 comment on table private.erasures is

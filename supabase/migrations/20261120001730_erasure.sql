@@ -78,11 +78,11 @@ begin
   ] loop
     execute format(
       'create trigger %I before insert or update on public.%I for each row execute function private.tg_refuse_erased()',
-      guarded || '_550_refuse_erased', guarded);
+      guarded || '_500_refuse_erased', guarded);
   end loop;
 end;
 $$;
-create trigger contacts_550_refuse_erased
+create trigger contacts_500_refuse_erased
   before update on public.contacts
   for each row when (old.erased_at is not null)
   execute function private.tg_refuse_erased();
@@ -109,7 +109,7 @@ create trigger contacts_500_guard_erased_when_changed
   before update of erased_at on public.contacts
   for each row when (old.erased_at is distinct from new.erased_at)
   execute function private.tg_contacts__guard_erased();
-create trigger conversations_550_refuse_erased_when_opened
+create trigger conversations_500_refuse_erased_when_opened
   before insert on public.conversations
   for each row execute function private.tg_refuse_erased();
 
@@ -128,7 +128,7 @@ begin
 end;
 $$;
 comment on function private.tg_conversations__stay_closed() is 'Trigger: error contact_erased; there is nobody to talk to.';
-create trigger conversations_550_stay_closed
+create trigger conversations_500_stay_closed
   before update of status on public.conversations
   for each row when (old.status = 'closed' and new.status <> 'closed')
   execute function private.tg_conversations__stay_closed();
@@ -153,7 +153,7 @@ begin
 end;
 $$;
 comment on function private.tg_messages__stay_erased() is 'Trigger: what comes late for an erased message is not kept.';
-create trigger messages_550_stay_erased
+create trigger messages_500_stay_erased
   before update on public.messages
   for each row when (
     old.content is null and new.content is not null
@@ -177,7 +177,7 @@ end;
 $$;
 comment on function private.tg_contact_identities__stay_erased() is
   'Trigger: an id that the provider tells of somebody who was erased is not kept.';
-create trigger contact_identities_550_stay_erased
+create trigger contact_identities_500_stay_erased
   before insert or update on public.contact_identities
   for each row execute function private.tg_contact_identities__stay_erased();
 

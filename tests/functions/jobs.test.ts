@@ -5,7 +5,7 @@ import { jobTypes } from '../../functions/queue-worker/jobs.ts'
 import { createStorage } from '../../functions/queue-worker/storage.ts'
 import { recordedRpc, secretBox } from './support.ts'
 
-Deno.test('receivers and downloads are slow; messages and replays are not', async () => {
+Deno.test('receivers, downloads and erasures are slow; messages and replays are not', async () => {
   const types = jobTypes({
     rpc: recordedRpc({}).rpc,
     secrets: await secretBox(),
@@ -24,5 +24,6 @@ Deno.test('receivers and downloads are slow; messages and replays are not', asyn
     ['fetch_media', true, nextFetch],
     ['deliver_webhook', true, undefined],
     ['replay_webhook_event', false, undefined],
+    ['erase_contact', true, undefined],
   ])
 })
