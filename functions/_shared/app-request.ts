@@ -22,6 +22,14 @@ const STATUS_OF_ERROR: Readonly<Record<string, number>> = {
   instance_exists: 409,
   instance_disconnected: 409,
   too_many_endpoints: 409,
+  too_many_backups: 409,
+  backup_running: 409,
+  backup_lease_lost: 409,
+  organization_exists: 409,
+  restore_running: 409,
+  schema_mismatch: 409,
+  members_missing: 409,
+  restore_refused: 409,
 }
 
 export interface Callers {

@@ -10,6 +10,7 @@ export type Purpose =
   | 'meta_app.verify_token'
   | 'instance.access_token'
   | 'webhook_endpoint.secret'
+  | 'backup.data_key'
 
 export interface Place {
   /** Null: the platform's own. */

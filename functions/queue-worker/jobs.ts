@@ -3,6 +3,7 @@ import type { Provider } from '../_shared/providers/provider.ts'
 import type { Resolve } from '../_shared/public-address.ts'
 import type { Rpc } from '../_shared/rpc.ts'
 import type { SecretBox } from '../_shared/secrets.ts'
+import { backUpTenant } from './back-up-tenant.ts'
 import { deliverWebhook } from './deliver-webhook.ts'
 import { eraseContact } from './erase-contact.ts'
 import { fetchMedia } from './fetch-media.ts'
@@ -17,6 +18,7 @@ export interface Dependencies {
   rpc: Rpc
   secrets: SecretBox
   storage: Storage
+  functions: { url: string; secretKey: string }
   /** By their name in the database. */
   providers: ReadonlyMap<string, Provider>
   resolve: Resolve
@@ -35,5 +37,6 @@ export function jobTypes(dependencies: Dependencies): ReadonlyMap<string, JobTyp
     ['deliver_webhook', deliverWebhook(dependencies)],
     ['replay_webhook_event', replayWebhookEvent(dependencies)],
     ['erase_contact', eraseContact(dependencies)],
+    ['back_up_tenant', backUpTenant(dependencies)],
   ])
 }

@@ -874,7 +874,7 @@ begin
   left join lateral unnest(given.columns) as c (column_name) on ours.table_name is not null
   where given.columns is not null and (ours.table_name is null or c.column_name <> all (ours.columns));
   if unknown is not null then
-    perform private.raise_error('BL937', 'schema_mismatch', 'The backup has tables or columns that this project has not',
+    perform private.raise_error('BL937', 'schema_mismatch', 'The backup has tables or columns that this project has not: ' || array_to_string(unknown, ', '),
       jsonb_build_object('unknown', unknown), 'Bring this project to the version that the backup was made with, or a newer one');
   end if;
   update private.restores r
@@ -1062,7 +1062,7 @@ begin
     limit 1
   ) u on true;
   if missing is not null and not skip_missing_members then
-    perform private.raise_error('BL938', 'members_missing', 'Members of the organization have no login in this project',
+    perform private.raise_error('BL938', 'members_missing', 'Members of the organization have no login in this project: ' || array_to_string(missing, ', '),
       jsonb_build_object('emails', missing), 'Make their logins first, or restore without them: skip_missing_members');
   end if;
   return coalesce(members, '{}');
@@ -1118,7 +1118,7 @@ set search_path = ''
 as $$
 declare
   tenant_column constant text := case relation when 'public.organizations'::regclass then 'id' else 'organization_id' end;
-  table_name constant text := (
+  full_name constant text := (
     select format('%I.%I', c.relnamespace::regnamespace, c.relname) from pg_catalog.pg_class c where c.oid = relation);
   created_at_position constant int := array_position(columns, 'created_at') - 1;
   expressions text;
@@ -1132,7 +1132,7 @@ begin
       cross join lateral string_to_table(c.content, E'\n') as s (line)
       where c.organization_id = restore_table.organization_id
         and c.restore_id = restore_table.restore_id
-        and c.table_name = restore_table.table_name collate "C"
+        and c.table_name = full_name collate "C"
     loop
       perform private.add_partition(relation, created_in);
     end loop;
@@ -1161,11 +1161,13 @@ begin
        from private.restore_chunks c
        cross join lateral string_to_table(c.content, E''\n'') with ordinality as s (line, position)
        where c.organization_id = $1 and c.restore_id = $2 and c.table_name = %L
+       -- Kept apart, or each line would be parsed once for each of its columns.
+       offset 0
      ) r
      where true%s
      order by r.number, r.position',
     relation, (select string_agg(format('%I', c), ', ' order by n) from unnest(columns) with ordinality as u (c, n)), expressions,
-    table_name, condition)
+    full_name, condition)
   using organization_id, restore_id, members;
 end;
 $$;
@@ -1467,7 +1469,7 @@ begin
   end;
   differing := private.differing_tables(organization_id, tables, members);
   if differing is not null then
-    perform private.refuse_restore('not_equal', 'What was written is not what was backed up', jsonb_build_object('tables', differing));
+    perform private.refuse_restore('not_equal', 'What was written is not what was backed up: ' || array_to_string(differing, ', '), jsonb_build_object('tables', differing));
   end if;
 
   -- Now it is the same. What follows is what must be different here.

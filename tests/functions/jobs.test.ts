@@ -5,11 +5,12 @@ import { jobTypes } from '../../functions/queue-worker/jobs.ts'
 import { createStorage } from '../../functions/queue-worker/storage.ts'
 import { recordedRpc, secretBox } from './support.ts'
 
-Deno.test('receivers, downloads and erasures are slow; messages and replays are not', async () => {
+Deno.test('receivers, downloads, erasures and backups are slow; messages and replays are not', async () => {
   const types = jobTypes({
     rpc: recordedRpc({}).rpc,
     secrets: await secretBox(),
     storage: createStorage({ url: 'http://127.0.0.1:1', secretKey: 'sb_secret_platform' }),
+    functions: { url: 'http://127.0.0.1:1', secretKey: 'sb_secret_platform' },
     providers: new Map(),
     resolve: () => Promise.resolve([]),
     fetch: () => Promise.reject(new Error('was called')),
@@ -25,5 +26,6 @@ Deno.test('receivers, downloads and erasures are slow; messages and replays are 
     ['deliver_webhook', true, undefined],
     ['replay_webhook_event', false, undefined],
     ['erase_contact', true, undefined],
+    ['back_up_tenant', true, undefined],
   ])
 })
