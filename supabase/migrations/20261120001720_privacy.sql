@@ -460,6 +460,15 @@ begin
         from jsonb_array_elements(found_rows) r
       ), '[]');
     end if;
+    if entry.table_name in ('public.webhook_deliveries', 'public.message_queue') then
+      -- By these the log of calls names what was done for him.
+      handles := handles || array(
+        select x.value
+        from jsonb_array_elements(found_rows) r
+        cross join lateral (values (r ->> 'id'), (r ->> 'event_id')) x (value)
+        where x.value is not null
+      );
+    end if;
     tables := tables || jsonb_build_object(split_part(entry.table_name, '.', 2), found_rows);
   end loop;
   files := coalesce((

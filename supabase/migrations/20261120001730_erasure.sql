@@ -245,27 +245,24 @@ set search_path = ''
 as $$
 declare
   conversation public.conversations;
-  contact_id uuid;
 begin
-  foreach contact_id in array contact_ids loop
-    -- Nobody tells him that he was erased, or asks how it was.
-    perform private.customer_is_told(contact_id);
-    update public.waiting_list w
-    set status = 'cancelled'
-    where w.organization_id = end_what_goes_on.organization_id
-      and w.contact_id = end_what_goes_on.contact_id
-      and w.is_open
-      and (w.status = 'waiting' or w.offered_booking_id is null);
-    update public.bookings b
-    set status = 'cancelled', cancellation_reason = 'contact_erased'
-    where b.organization_id = end_what_goes_on.organization_id
-      and b.contact_id = end_what_goes_on.contact_id
-      and b.is_live
-      and b.end_time > now();
-    update public.waiting_list w
-    set status = 'cancelled', offer_expires_at = null
-    where w.organization_id = end_what_goes_on.organization_id and w.contact_id = end_what_goes_on.contact_id and w.is_open;
-  end loop;
+  -- Nobody tells him that his bookings were cancelled, or asks how it was. (What was merged into him has none.)
+  perform private.customer_is_told(contact_ids[1]);
+  update public.waiting_list w
+  set status = 'cancelled'
+  where w.organization_id = end_what_goes_on.organization_id
+    and w.contact_id = any (contact_ids)
+    and w.is_open
+    and (w.status = 'waiting' or w.offered_booking_id is null);
+  update public.bookings b
+  set status = 'cancelled', cancellation_reason = 'contact_erased'
+  where b.organization_id = end_what_goes_on.organization_id
+    and b.contact_id = any (contact_ids)
+    and b.is_live
+    and b.end_time > now();
+  update public.waiting_list w
+  set status = 'cancelled', offer_expires_at = null
+  where w.organization_id = end_what_goes_on.organization_id and w.contact_id = any (contact_ids) and w.is_open;
   for conversation in
     select v.*
     from public.conversations v
@@ -334,7 +331,7 @@ security definer -- writes every table that is about a contact
 set search_path = ''
 as $$
 declare
-  contact_ids uuid[];
+  erased_ids uuid[];
   erasure private.erasures;
   names text[];
 begin
@@ -346,29 +343,29 @@ begin
   insert into private.erasure_salts (organization_id)
   values (erase_contact.organization_id)
   on conflict on constraint erasure_salts_pkey do nothing;
-  contact_ids := private.lock_to_erase(organization_id, contact_id);
+  erased_ids := private.lock_to_erase(organization_id, contact_id);
 
   select e.* into erasure
   from private.erasures e
-  where e.organization_id = erase_contact.organization_id and e.contact_id = contact_ids[1];
+  where e.organization_id = erase_contact.organization_id and e.contact_id = erased_ids[1];
   if found then
     return private.erasure_answer(erasure);
   end if;
 
   erasure.organization_id := organization_id;
   erasure.id := private.uuid_v7();
-  erasure.contact_id := contact_ids[1];
-  erasure.contact_ids := contact_ids;
+  erasure.contact_id := erased_ids[1];
+  erasure.contact_ids := erased_ids;
   erasure.requested_by := case when not private.is_service() then (select auth.uid()) end;
   erasure.erased_at := clock_timestamp();
-  erasure.identifiers := private.identifiers_of(organization_id, contact_ids);
-  erasure.handles := private.handles_of(organization_id, contact_ids);
+  erasure.identifiers := private.identifiers_of(organization_id, erased_ids);
+  erasure.handles := private.handles_of(organization_id, erased_ids);
   -- It is kept longer than anything else of him.
   names := array(
     select distinct x.value
     from public.contacts p
     cross join lateral (values (p.name), (p.profile_name)) x (value)
-    where p.organization_id = erase_contact.organization_id and p.id = any (contact_ids) and length(x.value) >= 3
+    where p.organization_id = erase_contact.organization_id and p.id = any (erased_ids) and length(x.value) >= 3
   );
   if private.tells(lower(reason), array(select lower(n) from unnest(names || erasure.identifiers) n)) then
     perform private.raise_error('BL915', 'reason_names_person', 'The reason stays in the audit log: it must not name whom it is about', '{}',
@@ -379,7 +376,7 @@ begin
     select distinct m.payload ->> 'path'
     from public.messages m
     where m.organization_id = erase_contact.organization_id
-      and m.contact_id = any (contact_ids)
+      and m.contact_id = any (erased_ids)
       and m.payload ->> 'path' like 'media/%'
   );
 
@@ -387,38 +384,38 @@ begin
   -- First of all: what is told of the rest, and written down of it, has no name in it.
   update public.contacts p
   set erased_at = erasure.erased_at, phone_number = null, name = null, profile_name = null, email = null, cpf = null
-  where p.organization_id = erase_contact.organization_id and p.id = any (contact_ids);
+  where p.organization_id = erase_contact.organization_id and p.id = any (erased_ids);
   -- What is queued is not sent. If the provider is being called for it, nobody can take it back.
   update public.messages m
   set status = 'failed', failed_at = now(), error_code = 'contact_erased', content = null, payload = null
-  where m.organization_id = erase_contact.organization_id and m.contact_id = any (contact_ids) and m.status = 'queued';
-  perform private.end_what_goes_on(organization_id, contact_ids);
-  erasure.counts := private.blank_rows(organization_id, contact_ids, erasure.identifiers, erasure.handles);
+  where m.organization_id = erase_contact.organization_id and m.contact_id = any (erased_ids) and m.status = 'queued';
+  perform private.end_what_goes_on(organization_id, erased_ids);
+  erasure.counts := private.blank_rows(organization_id, erased_ids, erasure.identifiers, erasure.handles);
   -- What a merge had noted down is gone: there is no way back from it.
   update public.contact_merges m
   set undoable_until = least(m.undoable_until, now())
   where m.organization_id = erase_contact.organization_id
-    and (m.kept_contact_id = any (contact_ids) or m.merged_contact_id = any (contact_ids));
+    and (m.kept_contact_id = any (erased_ids) or m.merged_contact_id = any (erased_ids));
   -- A delivery that waits for him looks again whose it is: nobody's.
   insert into private.contact_partings (organization_id, contact_id)
-  select erase_contact.organization_id, c from unnest(contact_ids) c
+  select erase_contact.organization_id, c from unnest(erased_ids) c
   on conflict on constraint contact_partings_pkey
   do update set transaction = excluded.transaction, created_at = excluded.created_at;
   update public.data_subject_requests r
   set status = 'done', completed_at = now(), handled_by = erasure.requested_by
-  where r.organization_id = erase_contact.organization_id and r.contact_id = any (contact_ids) and r.kind = 'erasure' and r.is_open;
+  where r.organization_id = erase_contact.organization_id and r.contact_id = any (erased_ids) and r.kind = 'erasure' and r.is_open;
   -- Whom the data was passed on to is told to do the same (LGPD, art. 18, § 6).
   if private.are_events_wanted(array[organization_id]) then
     perform private.emit_webhook_events(array[row(
       organization_id, 'contact.erased',
-      jsonb_build_object('contact_id', contact_ids[1], 'merged_contact_ids', to_jsonb(contact_ids[2:]), 'erased_at', erasure.erased_at)
+      jsonb_build_object('contact_id', erased_ids[1], 'merged_contact_ids', to_jsonb(erased_ids[2:]), 'erased_at', erasure.erased_at)
     )::private.webhook_event]);
   end if;
   delete from public.audit_log_values v
-  where v.organization_id = erase_contact.organization_id and v.contact_id = any (contact_ids);
+  where v.organization_id = erase_contact.organization_id and v.contact_id = any (erased_ids);
   perform private.append_audit_log(
-    organization_id, 'EVENT', 'contact.erased', 'contacts', contact_ids[1],
-    jsonb_build_object('erasure_id', erasure.id, 'contact_ids', contact_ids, 'rows', erasure.counts),
+    organization_id, 'EVENT', 'contact.erased', 'contacts', erased_ids[1],
+    jsonb_build_object('erasure_id', erasure.id, 'contact_ids', erased_ids, 'rows', erasure.counts),
     null, jsonb_build_object('reason', btrim(reason)), null);
   perform set_config('balcao.erasing', '', true);
 
