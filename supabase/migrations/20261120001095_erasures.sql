@@ -312,18 +312,17 @@ begin
     else
       -- He may have written anew in the same batch: what that shows stays.
       words := array(
-        select v #>> '{}'
-        from jsonb_path_query(dropped, 'strict $[*].*') v
-        where jsonb_typeof(v) = 'string' and length(v #>> '{}') > 6
-          and v in (
-            select x.value
-            from jsonb_array_elements(dropped) d
-            cross join lateral (values (d -> 'whatsapp_message_id'), (d -> 'phone_number'), (d -> 'whatsapp_chat_id')) x (value)
-          )
-        union
-        select v #>> '{}' from jsonb_path_query(dropped, 'strict $[*].identities[*].value') v
-        union
-        select ltrim(v #>> '{}', '+') from jsonb_path_query(dropped, 'strict $[*].phone_number') v where jsonb_typeof(v) = 'string'
+        select told.value
+        from jsonb_array_elements(dropped) d
+        cross join lateral (
+          select x.value
+          from (values
+            (d ->> 'whatsapp_message_id'), (d ->> 'whatsapp_chat_id'), (d ->> 'phone_number'), (ltrim(d ->> 'phone_number', '+'))
+          ) x (value)
+          union all
+          select i.value from jsonb_to_recordset(coalesce(d -> 'identities', '[]')) as i (value text)
+        ) told
+        where told.value is not null
         except
         select v #>> '{}' from jsonb_path_query(kept, 'strict $.**') v where jsonb_typeof(v) = 'string'
       );
