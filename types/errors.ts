@@ -90,6 +90,11 @@ export const businessErrors = {
   BL705: 'invalid_followup',
   BL801: 'invalid_event',
   BL802: 'analytics_view_not_found',
+  BL911: 'invalid_data_subject_request',
+  BL912: 'contact_erased',
+  BL913: 'data_subject_request_not_found',
+  BL914: 'request_answered',
+  BL915: 'reason_names_person',
 } as const
 
 export type BusinessErrorCode = keyof typeof businessErrors
