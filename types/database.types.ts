@@ -323,6 +323,141 @@ export type Database = {
         }
         Relationships: []
       }
+      'audit_log_values': {
+        Row: {
+          'audit_log_id': string
+          'contact_id': string | null
+          'created_at': string
+          'ip_address': unknown
+          'new_values': Json | null
+          'old_values': Json | null
+          'organization_id': string
+          'salt': string
+          'user_agent': string | null
+        }
+        ComputedFields: never
+        Insert: {
+          'audit_log_id': string
+          'contact_id'?: string | null
+          'created_at'?: string
+          'ip_address'?: unknown
+          'new_values'?: Json | null
+          'old_values'?: Json | null
+          'organization_id': string
+          'salt'?: string
+          'user_agent'?: string | null
+        }
+        Update: {
+          'audit_log_id'?: string
+          'contact_id'?: string | null
+          'created_at'?: string
+          'ip_address'?: unknown
+          'new_values'?: Json | null
+          'old_values'?: Json | null
+          'organization_id'?: string
+          'salt'?: string
+          'user_agent'?: string | null
+        }
+        Relationships: []
+      }
+      'audit_logs': {
+        Row: {
+          'action': string
+          'actor_role': string
+          'created_at': string
+          'details': NonNullable<Json>
+          'epoch': number
+          'id': string
+          'operation': Database['public']['Enums']['audit_operation']
+          'organization_id': string
+          'origin_digest': string
+          'record_id': string | null
+          'request_id': string | null
+          'table_name': string | null
+          'transaction_id': unknown
+          'user_id': string | null
+          'values_digest': string
+        }
+        ComputedFields: never
+        Insert: {
+          'action': string
+          'actor_role': string
+          'created_at'?: string
+          'details'?: NonNullable<Json>
+          'epoch'?: number
+          'id'?: string
+          'operation': Database['public']['Enums']['audit_operation']
+          'organization_id': string
+          'origin_digest': string
+          'record_id'?: string | null
+          'request_id'?: string | null
+          'table_name'?: string | null
+          'transaction_id'?: unknown
+          'user_id'?: string | null
+          'values_digest': string
+        }
+        Update: {
+          'action'?: string
+          'actor_role'?: string
+          'created_at'?: string
+          'details'?: NonNullable<Json>
+          'epoch'?: number
+          'id'?: string
+          'operation'?: Database['public']['Enums']['audit_operation']
+          'organization_id'?: string
+          'origin_digest'?: string
+          'record_id'?: string | null
+          'request_id'?: string | null
+          'table_name'?: string | null
+          'transaction_id'?: unknown
+          'user_id'?: string | null
+          'values_digest'?: string
+        }
+        Relationships: []
+      }
+      'audit_seals': {
+        Row: {
+          'created_at': string
+          'epoch': number
+          'from_transaction_id': unknown
+          'hash': string
+          'last_created_at': string
+          'number': number
+          'organization_id': string
+          'previous_hash': string
+          'row_count': number
+          'rows_hash': string
+          'to_transaction_id': unknown
+        }
+        ComputedFields: never
+        Insert: {
+          'created_at'?: string
+          'epoch': number
+          'from_transaction_id': unknown
+          'hash': string
+          'last_created_at': string
+          'number': number
+          'organization_id': string
+          'previous_hash': string
+          'row_count': number
+          'rows_hash': string
+          'to_transaction_id': unknown
+        }
+        Update: {
+          'created_at'?: string
+          'epoch'?: number
+          'from_transaction_id'?: unknown
+          'hash'?: string
+          'last_created_at'?: string
+          'number'?: number
+          'organization_id'?: string
+          'previous_hash'?: string
+          'row_count'?: number
+          'rows_hash'?: string
+          'to_transaction_id'?: unknown
+        }
+        Relationships: []
+      }
       'authorized_owner_numbers': {
         Row: {
           'created_at': string
@@ -355,6 +490,78 @@ export type Database = {
         Relationships: [
           {
             foreignKeyName: 'authorized_owner_numbers_organization_id_fkey'
+            columns: ['organization_id']
+            isOneToOne: false
+            referencedRelation: 'organizations'
+            referencedColumns: ['id']
+          },
+        ]
+      }
+      'backup_metadata': {
+        Row: {
+          'backup_type': Database['public']['Enums']['backup_type']
+          'checksum': string | null
+          'completed_at': string | null
+          'created_at': string
+          'error': string | null
+          'expires_at': string | null
+          'file_removed_at': string | null
+          'id': string
+          'key_id': string | null
+          'organization_id': string
+          'requested_by': string | null
+          'row_counts': Json | null
+          'scheduled_on': string | null
+          'size_bytes': number | null
+          'started_at': string | null
+          'status': Database['public']['Enums']['backup_status']
+          'storage_path': string | null
+          'updated_at': string
+        }
+        ComputedFields: never
+        Insert: {
+          'backup_type': Database['public']['Enums']['backup_type']
+          'checksum'?: string | null
+          'completed_at'?: string | null
+          'created_at'?: string
+          'error'?: string | null
+          'expires_at'?: string | null
+          'file_removed_at'?: string | null
+          'id'?: string
+          'key_id'?: string | null
+          'organization_id': string
+          'requested_by'?: string | null
+          'row_counts'?: Json | null
+          'scheduled_on'?: string | null
+          'size_bytes'?: number | null
+          'started_at'?: string | null
+          'status'?: Database['public']['Enums']['backup_status']
+          'storage_path'?: string | null
+          'updated_at'?: string
+        }
+        Update: {
+          'backup_type'?: Database['public']['Enums']['backup_type']
+          'checksum'?: string | null
+          'completed_at'?: string | null
+          'created_at'?: string
+          'error'?: string | null
+          'expires_at'?: string | null
+          'file_removed_at'?: string | null
+          'id'?: string
+          'key_id'?: string | null
+          'organization_id'?: string
+          'requested_by'?: string | null
+          'row_counts'?: Json | null
+          'scheduled_on'?: string | null
+          'size_bytes'?: number | null
+          'started_at'?: string | null
+          'status'?: Database['public']['Enums']['backup_status']
+          'storage_path'?: string | null
+          'updated_at'?: string
+        }
+        Relationships: [
+          {
+            foreignKeyName: 'backup_metadata_organization_id_fkey'
             columns: ['organization_id']
             isOneToOne: false
             referencedRelation: 'organizations'
@@ -636,6 +843,7 @@ export type Database = {
           'cpf': string | null
           'created_at': string
           'email': string | null
+          'erased_at': string | null
           'id': string
           'identity_changed_at': string | null
           'last_interaction_at': string | null
@@ -662,6 +870,7 @@ export type Database = {
           'cpf'?: string | null
           'created_at'?: string
           'email'?: string | null
+          'erased_at'?: string | null
           'id'?: string
           'identity_changed_at'?: string | null
           'last_interaction_at'?: string | null
@@ -687,6 +896,7 @@ export type Database = {
           'cpf'?: string | null
           'created_at'?: string
           'email'?: string | null
+          'erased_at'?: string | null
           'id'?: string
           'identity_changed_at'?: string | null
           'last_interaction_at'?: string | null
@@ -845,6 +1055,93 @@ export type Database = {
             isOneToOne: false
             referencedRelation: 'locations'
             referencedColumns: ['organization_id', 'id']
+          },
+        ]
+      }
+      'data_subject_requests': {
+        Row: {
+          'completed_at': string | null
+          'contact_id': string | null
+          'created_at': string
+          'due_at': string
+          'handled_by': string | null
+          'id': string
+          'is_open': boolean
+          'kind': Database['public']['Enums']['data_subject_request_kind']
+          'notes': string | null
+          'opened_by': string | null
+          'organization_id': string
+          'refusal_reason': string | null
+          'requested_at': string
+          'requester': string | null
+          'status': Database['public']['Enums']['data_subject_request_status']
+          'updated_at': string
+        }
+        ComputedFields: never
+        Insert: {
+          'completed_at'?: string | null
+          'contact_id'?: string | null
+          'created_at'?: string
+          'due_at'?: string
+          'handled_by'?: string | null
+          'id'?: string
+          'is_open'?: never
+          'kind': Database['public']['Enums']['data_subject_request_kind']
+          'notes'?: string | null
+          'opened_by'?: string | null
+          'organization_id'?: string
+          'refusal_reason'?: string | null
+          'requested_at'?: string
+          'requester'?: string | null
+          'status'?: Database['public']['Enums']['data_subject_request_status']
+          'updated_at'?: string
+        }
+        Update: {
+          'completed_at'?: string | null
+          'contact_id'?: string | null
+          'created_at'?: string
+          'due_at'?: string
+          'handled_by'?: string | null
+          'id'?: string
+          'is_open'?: never
+          'kind'?: Database['public']['Enums']['data_subject_request_kind']
+          'notes'?: string | null
+          'opened_by'?: string | null
+          'organization_id'?: string
+          'refusal_reason'?: string | null
+          'requested_at'?: string
+          'requester'?: string | null
+          'status'?: Database['public']['Enums']['data_subject_request_status']
+          'updated_at'?: string
+        }
+        Relationships: [
+          {
+            foreignKeyName: 'data_subject_requests_contact_id_fkey'
+            columns: ['organization_id', 'contact_id']
+            isOneToOne: false
+            referencedRelation: 'contacts'
+            referencedColumns: ['organization_id', 'id']
+          },
+          {
+            foreignKeyName: 'data_subject_requests_handled_by_fkey'
+            columns: ['organization_id', 'handled_by']
+            isOneToOne: false
+            referencedRelation: 'user_roles'
+            referencedColumns: ['organization_id', 'user_id']
+          },
+          {
+            foreignKeyName: 'data_subject_requests_opened_by_fkey'
+            columns: ['organization_id', 'opened_by']
+            isOneToOne: false
+            referencedRelation: 'user_roles'
+            referencedColumns: ['organization_id', 'user_id']
+          },
+          {
+            foreignKeyName: 'data_subject_requests_organization_id_fkey'
+            columns: ['organization_id']
+            isOneToOne: false
+            referencedRelation: 'organizations'
+            referencedColumns: ['id']
           },
         ]
       }
@@ -2678,6 +2975,27 @@ export type Database = {
       }
     }
     Views: {
+      'audit_trail': {
+        Row: {
+          'action': string
+          'actor_role': string
+          'created_at': string
+          'details': NonNullable<Json>
+          'id': string
+          'ip_address': unknown
+          'new_values': Json | null
+          'old_values': Json | null
+          'operation': Database['public']['Enums']['audit_operation']
+          'organization_id': string
+          'record_id': string | null
+          'request_id': string | null
+          'table_name': string | null
+          'user_agent': string | null
+          'user_id': string | null
+        }
+        ComputedFields: never
+        Relationships: []
+      }
       'clinic_metrics_daily': {
         Row: {
           'avg_delay_minutes': number | null
@@ -2859,6 +3177,10 @@ export type Database = {
       }
     }
     Functions: {
+      'abandon_restore': {
+        Args: { 'error': string; 'organization_id': string; 'restore_id': string; 'token': string }
+        Returns: undefined
+      }
       'accept_invitation': {
         Args: { 'token': string }
         Returns: {
@@ -2955,10 +3277,20 @@ export type Database = {
           isSetofReturn: false
         }
       }
+      'backup_files_to_remove': {
+        Args: Record<PropertyKey, never>
+        Returns: {
+          'id': string
+          'organization_id': string
+          'storage_path': string
+        }[]
+      }
+      'begin_backup': { Args: { 'backup_id': string; 'organization_id': string }; Returns: Json }
       'begin_delivery': { Args: { 'job': Json }; Returns: Json }
       'begin_flow_turn': { Args: { 'job': Json }; Returns: Json }
       'begin_media_fetch': { Args: { 'job': Json }; Returns: Json }
       'begin_replay': { Args: { 'job': Json }; Returns: Json }
+      'begin_restore': { Args: { 'manifest': Json; 'organization_id': string }; Returns: Json }
       'begin_send': { Args: { 'job': Json }; Returns: Json }
       'cancel_booking': {
         Args: { 'id': string; 'organization_id'?: string; 'reason'?: string }
@@ -3119,6 +3451,7 @@ export type Database = {
           isSetofReturn: true
         }
       }
+      'cleanup_expired_backups': { Args: Record<PropertyKey, never>; Returns: Json }
       'close_conversation': {
         Args: { 'conversation_id': string; 'organization_id'?: string; 'satisfaction_score'?: number }
         Returns: {
@@ -3297,6 +3630,36 @@ export type Database = {
           'webhook_base_url'?: string
         }
         Returns: Json
+      }
+      'continue_erasure': { Args: { 'job': Json }; Returns: Json }
+      'create_backup': {
+        Args: { 'organization_id'?: string; 'runs_at_once'?: boolean }
+        Returns: {
+          'backup_type': Database['public']['Enums']['backup_type']
+          'checksum': string | null
+          'completed_at': string | null
+          'created_at': string
+          'error': string | null
+          'expires_at': string | null
+          'file_removed_at': string | null
+          'id': string
+          'key_id': string | null
+          'organization_id': string
+          'requested_by': string | null
+          'row_counts': Json | null
+          'scheduled_on': string | null
+          'size_bytes': number | null
+          'started_at': string | null
+          'status': Database['public']['Enums']['backup_status']
+          'storage_path': string | null
+          'updated_at': string
+        }
+        SetofOptions: {
+          from: '*'
+          to: 'backup_metadata'
+          isOneToOne: true
+          isSetofReturn: false
+        }
       }
       'create_booking': {
         Args: {
@@ -3567,6 +3930,11 @@ export type Database = {
           isSetofReturn: false
         }
       }
+      'erase_contact': {
+        Args: { 'contact_id': string; 'organization_id'?: string; 'reason': string }
+        Returns: Json
+      }
+      'export_contact_data': { Args: { 'contact_id': string; 'organization_id'?: string }; Returns: Json }
       'extend_lease': {
         Args: { 'fencing_token': number; 'id': string; 'lease'?: string; 'organization_id': string }
         Returns: {
@@ -3604,6 +3972,10 @@ export type Database = {
           'id': string
           'organization_id': string
         }[]
+      }
+      'fail_backup': {
+        Args: { 'backup_id': string; 'error': string; 'organization_id': string; 'token': string }
+        Returns: undefined
       }
       'fail_job': {
         Args: {
@@ -3650,10 +4022,57 @@ export type Database = {
           'organization_id': string
         }[]
       }
+      'finish_backup': {
+        Args: {
+          'backup_id': string
+          'checksum': string
+          'key_id': string
+          'organization_id': string
+          'row_counts': Json
+          'size_bytes': number
+          'token': string
+        }
+        Returns: {
+          'backup_type': Database['public']['Enums']['backup_type']
+          'checksum': string | null
+          'completed_at': string | null
+          'created_at': string
+          'error': string | null
+          'expires_at': string | null
+          'file_removed_at': string | null
+          'id': string
+          'key_id': string | null
+          'organization_id': string
+          'requested_by': string | null
+          'row_counts': Json | null
+          'scheduled_on': string | null
+          'size_bytes': number | null
+          'started_at': string | null
+          'status': Database['public']['Enums']['backup_status']
+          'storage_path': string | null
+          'updated_at': string
+        }
+        SetofOptions: {
+          from: '*'
+          to: 'backup_metadata'
+          isOneToOne: true
+          isSetofReturn: false
+        }
+      }
       'finish_delivery': { Args: { 'job': Json; 'outcome': Json }; Returns: Json }
       'finish_flow_turn': { Args: { 'job': Json; 'result': Json }; Returns: Json }
       'finish_media_fetch': { Args: { 'api_calls'?: Json; 'job': Json; 'outcome': Json }; Returns: Json }
       'finish_replay': { Args: { 'job': Json; 'parts': Json }; Returns: Json }
+      'finish_restore': {
+        Args: {
+          'erased_contacts'?: (string)[]
+          'organization_id': string
+          'restore_id': string
+          'skip_missing_members'?: boolean
+          'token': string
+        }
+        Returns: Json
+      }
       'finish_schedule_run': {
         Args: { 'error'?: string; 'result'?: Json; 'run_id': string }
         Returns: undefined
@@ -3839,6 +4258,46 @@ export type Database = {
           isSetofReturn: false
         }
       }
+      'list_backups': {
+        Args: { 'backup_id'?: string; 'organization_id'?: string }
+        Returns: {
+          'backup_type': Database['public']['Enums']['backup_type']
+          'checksum': string | null
+          'completed_at': string | null
+          'created_at': string
+          'error': string | null
+          'expires_at': string | null
+          'file_removed_at': string | null
+          'id': string
+          'key_id': string | null
+          'organization_id': string
+          'requested_by': string | null
+          'row_counts': Json | null
+          'scheduled_on': string | null
+          'size_bytes': number | null
+          'started_at': string | null
+          'status': Database['public']['Enums']['backup_status']
+          'storage_path': string | null
+          'updated_at': string
+        }[]
+        SetofOptions: {
+          from: '*'
+          to: 'backup_metadata'
+          isOneToOne: false
+          isSetofReturn: true
+        }
+      }
+      'list_erasures': { Args: { 'organization_id'?: string }; Returns: Json }
+      'log_audit_event': {
+        Args: {
+          'action': string
+          'details'?: Json
+          'organization_id'?: string
+          'resource_id'?: string
+          'resource_type'?: string
+        }
+        Returns: undefined
+      }
       'mark_conversation_read': {
         Args: { 'conversation_id': string; 'last_message_id'?: string; 'organization_id'?: string }
         Returns: {
@@ -3939,6 +4398,80 @@ export type Database = {
           isSetofReturn: false
         }
       }
+      'note_backup_file_removed': {
+        Args: { 'backup_id': string; 'organization_id': string }
+        Returns: undefined
+      }
+      'open_data_subject_request': {
+        Args: {
+          'contact_id'?: string
+          'kind': Database['public']['Enums']['data_subject_request_kind']
+          'notes'?: string
+          'organization_id'?: string
+          'requested_at'?: string
+          'requester'?: string
+        }
+        Returns: {
+          'completed_at': string | null
+          'contact_id': string | null
+          'created_at': string
+          'due_at': string
+          'handled_by': string | null
+          'id': string
+          'is_open': boolean
+          'kind': Database['public']['Enums']['data_subject_request_kind']
+          'notes': string | null
+          'opened_by': string | null
+          'organization_id': string
+          'refusal_reason': string | null
+          'requested_at': string
+          'requester': string | null
+          'status': Database['public']['Enums']['data_subject_request_status']
+          'updated_at': string
+        }
+        SetofOptions: {
+          from: '*'
+          to: 'data_subject_requests'
+          isOneToOne: true
+          isSetofReturn: false
+        }
+      }
+      'platform_list_organizations': {
+        Args: { 'reason': string; 'search'?: string }
+        Returns: {
+          'closed_at': string | null
+          'created_at': string
+          'currency': string
+          'id': string
+          'is_active': boolean
+          'locale': string
+          'metadata': NonNullable<Json>
+          'name': string
+          'plan_expires_at': string | null
+          'plan_type': Database['public']['Enums']['plan_type']
+          'slug': string
+          'timezone': string
+          'updated_at': string
+          'vertical': Database['public']['Enums']['business_vertical']
+        }[]
+        SetofOptions: {
+          from: '*'
+          to: 'organizations'
+          isOneToOne: false
+          isSetofReturn: true
+        }
+      }
+      'platform_read': {
+        Args: {
+          'after_id'?: string
+          'organization_id': string
+          'page_size'?: number
+          'reason': string
+          'record_id'?: string
+          'table_name': string
+        }
+        Returns: Json[]
+      }
       'postpone_job': {
         Args: {
           'fencing_token': number
@@ -4007,6 +4540,17 @@ export type Database = {
           isSetofReturn: true
         }
       }
+      'read_backup_chunk': {
+        Args: {
+          'after_number'?: number
+          'after_table'?: string
+          'backup_id': string
+          'organization_id': string
+          'token': string
+        }
+        Returns: Json
+      }
+      'reapply_erasures': { Args: { 'erasures': Json; 'organization_id': string }; Returns: number }
       'record_ab_test_conversion': {
         Args: { 'ab_test_id': string; 'contact_id': string; 'organization_id'?: string }
         Returns: {
@@ -4088,6 +4632,10 @@ export type Database = {
       'refresh_analytics_views': { Args: Record<PropertyKey, never>; Returns: Json[] }
       'register_platform_meta_app': {
         Args: { 'app_key': string; 'app_secret': string; 'verify_token': string }
+        Returns: Json
+      }
+      'release_restored_organization': {
+        Args: { 'organization_id': string; 'webhook_base_url'?: string }
         Returns: Json
       }
       'release_to_bot': {
@@ -4489,6 +5037,17 @@ export type Database = {
           isSetofReturn: false
         }
       }
+      'stage_restore_chunk': {
+        Args: {
+          'content': string
+          'number': number
+          'organization_id': string
+          'restore_id': string
+          'table_name': string
+          'token': string
+        }
+        Returns: undefined
+      }
       'start_flow': {
         Args: { 'conversation_id': string; 'flow_id': string; 'organization_id'?: string }
         Returns: {
@@ -4669,6 +5228,40 @@ export type Database = {
           isSetofReturn: false
         }
       }
+      'update_data_subject_request': {
+        Args: {
+          'contact_id'?: string
+          'id': string
+          'notes'?: string
+          'organization_id'?: string
+          'refusal_reason'?: string
+          'status'?: Database['public']['Enums']['data_subject_request_status']
+        }
+        Returns: {
+          'completed_at': string | null
+          'contact_id': string | null
+          'created_at': string
+          'due_at': string
+          'handled_by': string | null
+          'id': string
+          'is_open': boolean
+          'kind': Database['public']['Enums']['data_subject_request_kind']
+          'notes': string | null
+          'opened_by': string | null
+          'organization_id': string
+          'refusal_reason': string | null
+          'requested_at': string
+          'requester': string | null
+          'status': Database['public']['Enums']['data_subject_request_status']
+          'updated_at': string
+        }
+        SetofOptions: {
+          from: '*'
+          to: 'data_subject_requests'
+          isOneToOne: true
+          isSetofReturn: false
+        }
+      }
       'update_instance': {
         Args: {
           'access_token'?: string
@@ -4713,9 +5306,13 @@ export type Database = {
         }
       }
       'user_organization_id': { Args: { 'user_id'?: string }; Returns: string }
+      'verify_audit_chain': { Args: { 'organization_id'?: string }; Returns: Json }
     }
     Enums: {
       'ab_variant': 'a' | 'b'
+      'audit_operation': 'INSERT' | 'UPDATE' | 'DELETE' | 'EVENT'
+      'backup_status': 'pending' | 'running' | 'completed' | 'failed' | 'expired'
+      'backup_type': 'daily' | 'weekly' | 'manual'
       'booking_confirmer': 'patient' | 'agent' | 'system'
       'booking_creator': 'ai' | 'flow' | 'human' | 'customer' | 'system'
       'booking_status': 'hold' | 'scheduled' | 'confirmed' | 'completed' | 'cancelled' | 'no_show'
@@ -4731,6 +5328,8 @@ export type Database = {
       'contact_status': 'active' | 'inactive' | 'blocked'
       'conversation_priority': 'low' | 'normal' | 'high' | 'urgent'
       'conversation_status': 'active' | 'waiting_human' | 'transferred' | 'closed'
+      'data_subject_request_kind': 'access' | 'correction' | 'erasure' | 'portability' | 'objection'
+      'data_subject_request_status': 'open' | 'in_progress' | 'done' | 'refused'
       'day_period': 'any' | 'morning' | 'afternoon' | 'evening'
       'flow_session_status': 'running' | 'completed' | 'handed_over' | 'expired' | 'cancelled'
       'followup_type': 'no_reply' | 'reactivation' | 'post_visit' | 'other'
@@ -4914,6 +5513,9 @@ export const Constants = {
   'public': {
     Enums: {
       'ab_variant': ['a', 'b'],
+      'audit_operation': ['INSERT', 'UPDATE', 'DELETE', 'EVENT'],
+      'backup_status': ['pending', 'running', 'completed', 'failed', 'expired'],
+      'backup_type': ['daily', 'weekly', 'manual'],
       'booking_confirmer': ['patient', 'agent', 'system'],
       'booking_creator': ['ai', 'flow', 'human', 'customer', 'system'],
       'booking_status': ['hold', 'scheduled', 'confirmed', 'completed', 'cancelled', 'no_show'],
@@ -4930,6 +5532,8 @@ export const Constants = {
       'contact_status': ['active', 'inactive', 'blocked'],
       'conversation_priority': ['low', 'normal', 'high', 'urgent'],
       'conversation_status': ['active', 'waiting_human', 'transferred', 'closed'],
+      'data_subject_request_kind': ['access', 'correction', 'erasure', 'portability', 'objection'],
+      'data_subject_request_status': ['open', 'in_progress', 'done', 'refused'],
       'day_period': ['any', 'morning', 'afternoon', 'evening'],
       'flow_session_status': ['running', 'completed', 'handed_over', 'expired', 'cancelled'],
       'followup_type': ['no_reply', 'reactivation', 'post_visit', 'other'],
