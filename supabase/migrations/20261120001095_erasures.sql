@@ -205,67 +205,74 @@ comment on function private.tells(text, text[]) is 'Whether one of these words i
 
 -- Deliveries ------------------------------------------------------------------------------------------------------------
 
-create function private.was_erased(organization_id uuid, instance_id uuid, event jsonb)
-returns boolean
+create function private.erased_events(organization_id uuid, instance_id uuid, events jsonb)
+returns bigint[]
 language plpgsql
 stable
 set search_path = ''
 as $$
 declare
-  digests text[];
+  salt constant text := (select s.salt from private.erasure_salts s where s.organization_id = erased_events.organization_id);
 begin
-  -- A message that was there: delivered again, or changed by whatever comes late.
-  if exists (
-    select
-    from public.messages m
-    where m.organization_id = was_erased.organization_id
-      and m.instance_id = was_erased.instance_id
-      and m.whatsapp_message_id = private.erased_message_id(was_erased.organization_id, event ->> 'whatsapp_message_id')
-  ) or exists (
-    select
-    from public.messages m
-    join public.contacts p on p.organization_id = m.organization_id and p.id = m.contact_id
-    where m.organization_id = was_erased.organization_id
-      and m.id = (event ->> 'message_id')::uuid
-      and p.erased_at is not null
-      and event ->> 'kind' = 'status'
-  ) then
-    return true;
+  if salt is null then
+    return '{}';
   end if;
-  if event ->> 'kind' not in ('status', 'preference', 'identity_change') then
-    return false;
-  end if;
-  digests := array(
-    select private.erasure_digest(was_erased.organization_id, known.value)
-    from (
-      select i.value from jsonb_to_recordset(coalesce(event -> 'identities', '[]')) as i (value text)
-      union
-      select event ->> 'phone_number'
-    ) known
-    where known.value is not null
-  );
-  return exists (
-    select
-    from private.erasures e
-    where e.organization_id = was_erased.organization_id
-      and e.identity_digests && digests
-      and (
-        coalesce(event ->> 'sent_at', event ->> 'occurred_at', event ->> 'at')::timestamptz <= e.erased_at
-        -- Of a message that we never had. Nobody has that id, unless he has come back.
-        or event ->> 'kind' = 'status' and not exists (
-          select
-          from jsonb_to_recordset(coalesce(event -> 'identities', '[]')) as i (value text)
-          join public.contact_identities known
-            on known.organization_id = was_erased.organization_id
-            and known.instance_id = was_erased.instance_id
-            and known.value = i.value
-        )
+  -- A delivery has a thousand events, and an organization erases few: everything at once, and digests without a call for each.
+  return array(
+    select e.n
+    from rows from (
+      jsonb_to_recordset(events) as (
+        kind text, sent_at timestamptz, occurred_at timestamptz, at timestamptz, whatsapp_message_id text, message_id uuid,
+        identities jsonb, phone_number text
       )
+    ) with ordinality as e (kind, sent_at, occurred_at, at, whatsapp_message_id, message_id, identities, phone_number, n)
+    -- A message that was there: delivered again, or changed by whatever comes late.
+    where exists (
+      select
+      from public.messages m
+      where m.organization_id = erased_events.organization_id
+        and m.instance_id = erased_events.instance_id
+        and m.whatsapp_message_id = 'erased:' || encode(sha256(convert_to(salt || ':' || e.whatsapp_message_id, 'UTF8')), 'hex')
+    )
+    or e.kind = 'status' and e.message_id is not null and exists (
+      select
+      from public.messages m
+      join public.contacts p on p.organization_id = m.organization_id and p.id = m.contact_id
+      where m.organization_id = erased_events.organization_id and m.id = e.message_id and p.erased_at is not null
+    )
+    or e.kind in ('status', 'preference', 'identity_change') and exists (
+      select
+      from private.erasures x
+      where x.organization_id = erased_events.organization_id
+        and x.identity_digests && array(
+          select encode(sha256(convert_to(salt || ':' || known.value, 'UTF8')), 'hex')
+          from (
+            select i.value from jsonb_to_recordset(coalesce(e.identities, '[]')) as i (value text)
+            union all
+            select e.phone_number
+          ) known
+          where known.value is not null
+        )
+        and (
+          coalesce(e.sent_at, e.occurred_at, e.at) <= x.erased_at
+          -- Of a message that we never had. Nobody has that id, unless he has come back.
+          or e.kind = 'status' and not exists (
+            select
+            from jsonb_to_recordset(coalesce(e.identities, '[]')) as i (kind public.identity_kind, value text)
+            join public.contact_identities known
+              on known.organization_id = erased_events.organization_id
+              and known.instance_id = erased_events.instance_id
+              and known.kind = i.kind
+              and known.value = i.value
+          )
+        )
+    )
+    order by e.n
   );
 end;
 $$;
-comment on function private.was_erased(uuid, uuid, jsonb) is
-  'Whether an event tells nothing but what was erased: a message that was there, or news of before. What an erased person writes newly is no such thing.';
+comment on function private.erased_events(uuid, uuid, jsonb) is
+  'Which events of a number (from 1) tell nothing but what was erased: a message that was there, or news of before. What an erased person writes newly is no such thing.';
 
 create function private.without_erased(app_key text, parts jsonb)
 returns jsonb
@@ -275,6 +282,7 @@ set search_path = ''
 as $$
 declare
   part record;
+  erased bigint[];
   kept jsonb;
   dropped jsonb;
   words text[];
@@ -299,15 +307,14 @@ begin
       and i.status <> 'disconnected'
     order by p.ordinality
   loop
+    erased := private.erased_events(part.organization_id, part.instance_id, part.events);
     select
-      coalesce(jsonb_agg(e.value order by e.ordinality) filter (where not judged.is_erased), '[]'),
-      coalesce(jsonb_agg(e.value order by e.ordinality) filter (where judged.is_erased), '[]')
+      coalesce(jsonb_agg(e.value order by e.ordinality) filter (where e.ordinality <> all (erased)), '[]'),
+      coalesce(jsonb_agg(e.value order by e.ordinality) filter (where e.ordinality = any (erased)), '[]')
     into kept, dropped
     from jsonb_array_elements(part.events) with ordinality e
-    cross join lateral (
-      select part.organization_id is not null and private.was_erased(part.organization_id, part.instance_id, e.value) as is_erased
-    ) judged;
-    if dropped = '[]' then
+    where cardinality(erased) > 0;
+    if cardinality(erased) = 0 then
       cleaned := cleaned || jsonb_build_array(part.value);
     else
       -- He may have written anew in the same batch: what that shows stays.

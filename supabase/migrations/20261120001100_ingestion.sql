@@ -995,7 +995,16 @@ begin
     events := array(
       select e
       from unnest(events) e
-      where e.contact_id is not null or not private.was_erased(e.organization_id, e.instance_id, to_jsonb(e))
+      where e.n not in (
+        select of_number.n[erased]
+        from (
+          select o.organization_id, o.instance_id, jsonb_agg(to_jsonb(o) order by o.n) as told, array_agg(o.n order by o.n) as n
+          from unnest(events) o
+          where o.contact_id is null
+          group by o.organization_id, o.instance_id
+        ) of_number
+        cross join lateral unnest(private.erased_events(of_number.organization_id, of_number.instance_id, of_number.told)) erased
+      )
       order by e.n
     );
   end if;
