@@ -754,7 +754,14 @@ begin
   end loop;
   update private.restores r
   set status = 'failed', error = 'abandoned'
-  where r.status = 'running' and r.lease_expires_at < at - interval '15 minutes';
+  from (
+    select d.organization_id, d.id
+    from private.restores d
+    where d.status = 'running' and d.lease_expires_at < at - interval '15 minutes'
+    -- The tables of one may take longer than that, and are being written.
+    for update skip locked
+  ) dead
+  where r.organization_id = dead.organization_id and r.id = dead.id;
   get diagnostics restores = row_count;
   delete from private.restore_chunks c
   using private.restores r
@@ -877,24 +884,28 @@ begin
     perform private.raise_error('BL937', 'schema_mismatch', 'The backup has tables or columns that this project has not: ' || array_to_string(unknown, ', '),
       jsonb_build_object('unknown', unknown), 'Bring this project to the version that the backup was made with, or a newer one');
   end if;
+  -- Whoever is writing the tables holds this however long it takes.
+  if not pg_try_advisory_xact_lock(hashtextextended('restore:' || organization_id, 0)) or exists (
+    select
+    from private.restores r
+    where r.organization_id = begin_restore.organization_id and r.status = 'running' and r.lease_expires_at > clock_timestamp()
+  ) then
+    perform private.raise_error('BL936', 'restore_running', 'This organization is being restored already', '{}',
+      'One that died is over after two minutes');
+  end if;
   update private.restores r
   set status = 'failed', error = 'abandoned'
-  where r.organization_id = begin_restore.organization_id and r.status = 'running' and r.lease_expires_at <= clock_timestamp();
+  where r.organization_id = begin_restore.organization_id and r.status = 'running';
   delete from private.restore_chunks c
   using private.restores r
   where r.organization_id = begin_restore.organization_id
     and r.status <> 'running'
     and c.organization_id = r.organization_id
     and c.restore_id = r.id;
-  begin
-    insert into private.restores (organization_id, backup_id, lease_expires_at, manifest)
-    values (
-      begin_restore.organization_id, (manifest ->> 'backup_id')::uuid, clock_timestamp() + interval '2 minutes', begin_restore.manifest)
-    returning * into restore;
-  exception when unique_violation then
-    perform private.raise_error('BL936', 'restore_running', 'This organization is being restored already', '{}',
-      'One that died is over after two minutes');
-  end;
+  insert into private.restores (organization_id, backup_id, lease_expires_at, manifest)
+  values (
+    begin_restore.organization_id, (manifest ->> 'backup_id')::uuid, clock_timestamp() + interval '2 minutes', begin_restore.manifest)
+  returning * into restore;
   return jsonb_build_object('restore_id', restore.id, 'token', restore.token);
 end;
 $$;
@@ -1415,6 +1426,7 @@ set bytea_output = 'hex'
 set extra_float_digits = 1
 as $$
 declare
+  is_mine constant boolean := pg_try_advisory_xact_lock(hashtextextended('restore:' || organization_id, 0));
   restore constant private.restores := private.hold_restore(organization_id, restore_id, token);
   tables constant jsonb := (
     select jsonb_agg(t) from jsonb_array_elements(restore.manifest -> 'tables') t where t ? 'columns');
@@ -1426,6 +1438,9 @@ declare
   missing_files bigint := 0;
   held_back jsonb;
 begin
+  if not is_mine then
+    perform private.raise_error('BL936', 'restore_running', 'This organization is being restored already');
+  end if;
   if exists (select from public.organizations o where o.id = finish_restore.organization_id) then
     perform private.raise_error('BL935', 'organization_exists', 'This project has the organization already');
   end if;
@@ -1545,7 +1560,7 @@ begin
 end;
 $$;
 comment on function public.finish_restore(uuid, uuid, uuid, boolean, uuid[]) is
-  'For the function tenant-backup: makes the tenant of what was laid down, all of it or nothing, compares every table, and holds back what would go out. Contacts that were erased after the backup are erased again. Secret key only. Errors: backup_lease_lost, organization_exists, members_missing, restore_refused.';
+  'For the function tenant-backup: makes the tenant of what was laid down, all of it or nothing, compares every table, and holds back what would go out. Contacts that were erased after the backup are erased again. Secret key only. Errors: backup_lease_lost, restore_running, organization_exists, members_missing, restore_refused.';
 grant execute on function public.finish_restore(uuid, uuid, uuid, boolean, uuid[]) to service_role;
 
 create function private.release_restored_organization(organization_id uuid, webhook_base_url text)
