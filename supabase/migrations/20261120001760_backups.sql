@@ -1283,50 +1283,6 @@ $$;
 comment on function private.adopt_audit_logs(uuid) is
   'Transactions of another database mean nothing here: a restored log is sealed to its end, and a new epoch begins.';
 
-create function private.write_restored_tables(restore private.restores, tables jsonb, members jsonb)
-returns void
-language plpgsql
-volatile
-set search_path = ''
-as $$
-declare
-  relations constant regclass[] := private.tables_by_reference(array(
-    select (t ->> 'table_name')::regclass from jsonb_array_elements(tables) t));
-  relation regclass;
-  guard record;
-  switch_on text[] := '{}';
-  command text;
-begin
-  -- Triggers do what follows from a change, and all of that is in the backup already. They are switched off for everybody; so
-  -- nobody writes meanwhile.
-  execute 'lock table ' || (select string_agg(r::text, ', ' order by r::text collate "C") from unnest(relations) r)
-    || ' in share row exclusive mode';
-  perform private.close_audit_epoch();
-  for guard in
-    select t.tgrelid::regclass as relation, t.tgname
-    from pg_catalog.pg_trigger t
-    where t.tgrelid = any (relations::oid[]) and not t.tgisinternal and t.tgenabled = 'O'
-  loop
-    execute format('alter table %s disable trigger %I', guard.relation, guard.tgname);
-    switch_on := switch_on || format('alter table %s enable trigger %I', guard.relation, guard.tgname);
-  end loop;
-  foreach relation in array relations loop
-    perform private.restore_table(
-      restore.organization_id, restore.id, relation,
-      (
-        select array(select jsonb_array_elements_text(t -> 'columns'))
-        from jsonb_array_elements(tables) t
-        where (t ->> 'table_name')::regclass = relation
-      ), members);
-  end loop;
-  foreach command in array switch_on loop
-    execute command;
-  end loop;
-end;
-$$;
-comment on function private.write_restored_tables(private.restores, jsonb, jsonb) is
-  'All rows of a restored tenant, in the order of their references, past the triggers.';
-
 create function private.differing_tables(organization_id uuid, tables jsonb, members jsonb)
 returns text[]
 language plpgsql
@@ -1404,6 +1360,59 @@ $$;
 comment on function private.hold_restored_tenant(uuid) is
   'A copy of a tenant must not write to its customers: numbers pause, endpoints and jobs wait, until release_restored_organization().';
 
+create function private.write_restored_tables(restore private.restores, tables jsonb, members jsonb)
+returns jsonb
+language plpgsql
+volatile
+set search_path = ''
+as $$
+declare
+  relations constant regclass[] := private.tables_by_reference(array(
+    select (t ->> 'table_name')::regclass from jsonb_array_elements(tables) t));
+  relation regclass;
+  guard record;
+  switch_on text[] := '{}';
+  command text;
+  differing text[];
+  held jsonb;
+begin
+  -- Triggers do what follows from a change, and all of that is in the backup already. They are switched off for everybody; so
+  -- nobody writes meanwhile.
+  execute 'lock table ' || (select string_agg(r::text, ', ' order by r::text collate "C") from unnest(relations) r)
+    || ' in share row exclusive mode';
+  perform private.close_audit_epoch();
+  for guard in
+    select t.tgrelid::regclass as relation, t.tgname
+    from pg_catalog.pg_trigger t
+    where t.tgrelid = any (relations::oid[]) and not t.tgisinternal and t.tgenabled = 'O'
+  loop
+    execute format('alter table %s disable trigger %I', guard.relation, guard.tgname);
+    switch_on := switch_on || format('alter table %s enable trigger %I', guard.relation, guard.tgname);
+  end loop;
+  foreach relation in array relations loop
+    perform private.restore_table(
+      restore.organization_id, restore.id, relation,
+      (
+        select array(select jsonb_array_elements_text(t -> 'columns'))
+        from jsonb_array_elements(tables) t
+        where (t ->> 'table_name')::regclass = relation
+      ), members);
+  end loop;
+  differing := private.differing_tables(restore.organization_id, tables, members);
+  if differing is not null then
+    perform private.refuse_restore('not_equal', 'What was written is not what was backed up: ' || array_to_string(differing, ', '),
+      jsonb_build_object('tables', differing));
+  end if;
+  held := private.hold_restored_tenant(restore.organization_id);
+  foreach command in array switch_on loop
+    execute command;
+  end loop;
+  return held;
+end;
+$$;
+comment on function private.write_restored_tables(private.restores, jsonb, jsonb) is
+  'All rows of a restored tenant, in the order of their references, past the triggers; compared, and held back. Returns what was held.';
+
 create function private.finish_restore(
   organization_id uuid,
   restore_id uuid,
@@ -1431,7 +1440,6 @@ declare
   tables constant jsonb := (
     select jsonb_agg(t) from jsonb_array_elements(restore.manifest -> 'tables') t where t ? 'columns');
   members jsonb;
-  differing text[];
   violated_table text;
   violated_constraint text;
   erased_contact uuid;
@@ -1459,7 +1467,7 @@ begin
   members := private.restore_members(organization_id, restore_id, skip_missing_members);
 
   begin
-    perform private.write_restored_tables(restore, tables, members);
+    held_back := private.write_restored_tables(restore, tables, members);
   exception
     when unique_violation or foreign_key_violation or exclusion_violation or not_null_violation or check_violation then
       get stacked diagnostics violated_table = table_name, violated_constraint = constraint_name;
@@ -1482,10 +1490,6 @@ begin
     when lock_not_available or deadlock_detected then
       perform private.refuse_restore('busy', 'Somebody is writing in this project', '{}', 'Try again; a restore wants a project of its own');
   end;
-  differing := private.differing_tables(organization_id, tables, members);
-  if differing is not null then
-    perform private.refuse_restore('not_equal', 'What was written is not what was backed up: ' || array_to_string(differing, ', '), jsonb_build_object('tables', differing));
-  end if;
 
   -- Now it is the same. What follows is what must be different here.
   perform private.adopt_audit_logs(organization_id);
@@ -1509,7 +1513,6 @@ begin
     into missing_files
     using organization_id, restore_id;
   end if;
-  held_back := private.hold_restored_tenant(organization_id);
   update private.erasures e
   set horizon = null
   where e.organization_id = finish_restore.organization_id and e.horizon is not null and e.completed_at is null;
