@@ -1,7 +1,7 @@
 -- Maria, who is two contacts merged into one, is known in every table: something of her stands in every column that can hold
 -- it. She gets all of it, and then none of it is there any more, in any table; and everything is counted as before.
 begin;
-select plan(24);
+select plan(25);
 
 alter default privileges grant execute on functions to public;
 select tests.a_tenant('clinic');
@@ -68,6 +68,13 @@ select o.id, 'meta_cloud', tests.the('clinic', 'instance_id')::text, 'messages',
   , now() - interval '1 hour'
 from (values (pg_temp.org(), 'number-of-clinic'), (null, 'number-of-clinic'), (null, 'number-of-petshop')) o (id, external_id);
 insert into planted select 'public.webhook_events', 'payload', 'mkA' || n || 'z' from generate_series(1, 4) n;
+-- More than one batch of the search, all of one moment.
+insert into public.webhook_events (organization_id, provider, event_type, payload, created_at)
+select pg_temp.org(), 'meta_cloud', 'many', jsonb_build_object('list', jsonb_build_array(
+    jsonb_build_object('from', '5511955554444', 'text', 'Joana'),
+    case when n % 700 = 0 then jsonb_build_object('from', '5511987654321', 'text', 'mkB' || n || 'z') end)), now() - interval '1 hour'
+from generate_series(1, 2300) n;
+insert into planted select 'public.webhook_events', 'payload', 'mkB' || n * 700 || 'z' from generate_series(1, 3) n;
 insert into private.parked_message_updates (organization_id, instance_id, whatsapp_message_id, change)
 select pg_temp.org(), tests.the('clinic', 'instance_id'), 'wamid.mkP1z', jsonb_populate_record(null::private.inbound_event, jsonb_build_object(
   'kind', 'reaction', 'identities', '[{"kind": "wa_id", "value": "5531987650003"}]'::jsonb, 'content', 'mkP2z'));
@@ -263,6 +270,9 @@ select results_eq(
      from public.webhook_events e where e.external_id is not null order by 1 desc nulls last, 2 $$,
   $$ values (true, 'number-of-clinic', false, true), (false, 'number-of-petshop', true, true), (null, 'number-of-clinic', false, true) $$,
   'of a delivery of many persons her part is gone, also where it was not assigned; others'' parts and others'' numbers are not touched');
+select is(
+  (select count(*)::int from public.webhook_events e where e.event_type = 'many' and e.payload::text ~ 'Joana'), 2300,
+  'however many they are');
 select results_eq(
   $$ select q.id, q.status::text from public.message_queue q where q.organization_id = pg_temp.org() and q.job_type = 'an_apps_own' order by 1 $$,
   $$ values ('00000000-0000-4000-8000-0000000000f3'::uuid, 'pending'), ('00000000-0000-4000-8000-0000000000f4'::uuid, 'dead') $$,
