@@ -95,6 +95,15 @@ export const businessErrors = {
   BL913: 'data_subject_request_not_found',
   BL914: 'request_answered',
   BL915: 'reason_names_person',
+  BL931: 'backup_not_found',
+  BL932: 'backup_running',
+  BL933: 'too_many_backups',
+  BL934: 'backup_lease_lost',
+  BL935: 'organization_exists',
+  BL936: 'restore_running',
+  BL937: 'schema_mismatch',
+  BL938: 'members_missing',
+  BL939: 'restore_refused',
 } as const
 
 export type BusinessErrorCode = keyof typeof businessErrors

@@ -87,7 +87,7 @@ create table private.backup_leases (
   expires_at timestamptz not null,
   constraint backup_leases_pkey primary key (organization_id),
   constraint backup_leases_backup_id_fkey foreign key (organization_id, backup_id)
-    references public.backup_metadata (organization_id, id) on delete cascade
+    references public.backup_metadata (organization_id, id)
 );
 comment on table private.backup_leases is 'Who is making a backup of a tenant: one at a time, and nobody for long after he died.';
 alter table private.backup_leases enable row level security;
@@ -124,7 +124,9 @@ create table private.restores (
   started_at timestamptz not null default now(),
   completed_at timestamptz,
   released_at timestamptz,
-  constraint restores_pkey primary key (organization_id, id)
+  constraint restores_pkey primary key (organization_id, id),
+  constraint restores_manifest_is_object_check check (jsonb_typeof(manifest) = 'object'),
+  constraint restores_held_is_object_check check (jsonb_typeof(held) = 'object')
 );
 comment on table private.restores is 'What was restored into this project, and what of it still waits to be let go. No foreign key: the tenant comes at the end.';
 comment on column private.restores.held is 'What release_restored_organization() puts back: numbers, endpoints and jobs as they were.';
