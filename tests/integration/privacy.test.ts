@@ -428,6 +428,47 @@ describe(`customers who are erased while they write and are written to, seed ${s
   }, 120_000)
 })
 
+test('what was on its way in when she was erased is hers no more: the old is gone, the new is of somebody new', async () => {
+  const waId = aWaId()
+  const old = aMarker('antes')
+  const fresh = aMarker('depois')
+  const payload = (text: string) =>
+    Buffer.from(JSON.stringify(aTextMessage({ to: number.externalId, from: waId, id: `wamid.${randomUUID()}`, text })))
+  const first = payload(old)
+  const deliver = (body: Buffer) => metaWebhook(body).signedWith(number.appSecret).postedTo(number.webhookUrl)
+  expect((await deliver(first)).status).toBe(200)
+  const { contact_id } = valueOf(await asAttendantOf(clinic).from('messages').select('contact_id').eq('content', old).single())
+
+  // Both wait for her while she is being erased: Meta's retry of what she wrote, and what she writes now.
+  const deliveries = await sql.begin(async (query) => {
+    const [answer] = await query<{ erasure: unknown }[]>`
+      select private.erase_contact(${contact_id}, 'Pedido do titular', ${clinic.organizationId}) as erasure`
+    const waiting = [deliver(first), deliver(payload(fresh))]
+    await seen(
+      async () => (await sql<{ n: number }[]>`
+        select count(*)::int as n from pg_catalog.pg_stat_activity a
+        where a.datname = current_database() and a.wait_event_type = 'Lock' and a.query ~ 'ingest_webhook'`)[0]?.n,
+      (n) => n === 2,
+    )
+    // An array of promises would be waited for before the commit that they wait for.
+    return { erased: erasure.parse(answer?.erasure), waiting: () => Promise.all(waiting) }
+  })
+  expect((await deliveries.waiting()).map(({ status }) => status)).toEqual([200, 200])
+  await whenErased(deliveries.erased)
+
+  expect(await placesOf([old])).toEqual([])
+  const rows = await sql<{ content: string | null; is_new: boolean; phone_number: string | null }[]>`
+    select m.content, m.contact_id <> ${contact_id} as is_new, p.phone_number
+    from public.messages m
+    join public.contacts p on p.organization_id = m.organization_id and p.id = m.contact_id
+    where m.contact_id = ${contact_id} or p.phone_number = ${`+${waId}`}
+    order by m.id`
+  expect(rows).toEqual([
+    { content: null, is_new: false, phone_number: null },
+    { content: fresh, is_new: true, phone_number: `+${waId}` },
+  ])
+})
+
 // A customer of the seed ------------------------------------------------------------------------------------------------------------
 
 test('of a customer of the seed everything is exported, then erased, and every figure stays', async () => {
