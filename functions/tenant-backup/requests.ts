@@ -18,7 +18,10 @@ export const requestSchema = z.discriminatedUnion('action', [
     organization_id: id,
     path,
     skip_missing_members: z.boolean().default(false),
+    /** Erased after the backup was taken: they are erased again. */
     erased_contacts: z.array(id).max(100_000).default([]),
+    /** A newer backup of the same organization, which knows of those. */
+    newer_path: path.optional(),
   }),
   z.object({ action: z.literal('release'), organization_id: id }),
   z.object({ action: z.literal('cleanup') }),

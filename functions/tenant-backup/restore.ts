@@ -6,7 +6,7 @@ import type { Log } from '../_shared/log.ts'
 import { reasonOf } from '../_shared/redact.ts'
 import { type Rpc, RpcError } from '../_shared/rpc.ts'
 import type { SecretBox } from '../_shared/secrets.ts'
-import { openBackupFile } from './file.ts'
+import { BackupFileError, openBackupFile, type OpenedFile } from './file.ts'
 import type { BackupFiles } from './storage.ts'
 
 export interface RestoreRequest {
@@ -14,37 +14,76 @@ export interface RestoreRequest {
   path: string
   skip_missing_members: boolean
   erased_contacts: string[]
+  newer_path?: string | undefined
 }
 
+export interface Dependencies {
+  rpc: Rpc
+  secrets: SecretBox
+  files: BackupFiles
+  log: Log
+}
+
+const ERASURES = 'private.erasures'
+
 const begun = z.object({ restore_id: z.guid(), token: z.guid() })
+const row = z.array(z.string().nullable())
 
 export async function restoreBackup(
-  { organization_id, path, skip_missing_members, erased_contacts }: RestoreRequest,
-  { rpc, secrets, files, log }: { rpc: Rpc; secrets: SecretBox; files: BackupFiles; log: Log },
+  { organization_id, path, skip_missing_members, erased_contacts, newer_path }: RestoreRequest,
+  { rpc, secrets, files, log }: Dependencies,
 ): Promise<unknown> {
-  const stream = await files.download(path)
-  if (stream === null) {
-    throw new HttpError(404, 'backup_file_not_found', 'The bucket "backups" has no such file')
+  const erased = new Set(erased_contacts)
+  if (newer_path !== undefined) {
+    for (const contact of await erasuresIn(await opened(newer_path))) erased.add(contact)
   }
-  const { manifest, chunks } = await openBackupFile(stream, organization_id, secrets)
+  const { manifest, chunks } = await opened(path)
   const { restore_id, token } = begun.parse(await rpc('begin_restore', { organization_id, manifest }))
   const held = { organization_id, restore_id, token }
   try {
     for await (const { table_name, number, content } of chunks) {
       await rpc('stage_restore_chunk', { ...held, table_name, number, content })
     }
-    return await rpc('finish_restore', { ...held, skip_missing_members, erased_contacts })
+    return await rpc('finish_restore', { ...held, skip_missing_members, erased_contacts: [...erased] })
   } catch (error) {
     await abandon(error)
     throw error
   }
 
+  async function opened(filePath: string): Promise<OpenedFile> {
+    const stream = await files.download(filePath)
+    if (stream === null) {
+      throw new HttpError(404, 'backup_file_not_found', `The bucket "backups" has no file ${filePath}`)
+    }
+    return await openBackupFile(stream, organization_id, secrets)
+  }
+
+  /** Nothing half-done stays, as far as we still can. What cannot be told now the clean-up finds. */
   async function abandon(error: unknown): Promise<void> {
     if (error instanceof RpcError && error.error === 'backup_lease_lost') return
+    const reason = error instanceof BackupFileError || error instanceof HttpError
+      ? error.code
+      : reasonOf(error)
     try {
-      await rpc('abandon_restore', { ...held, error: reasonOf(error) })
+      await rpc('abandon_restore', { ...held, error: reason })
     } catch (failure) {
       log('warn', 'restore not cleaned up', { organization_id, restore_id, error: reasonOf(failure) })
     }
   }
+}
+
+/** Whoever asked to be forgotten between two backups must not come back with the older one. */
+async function erasuresIn({ manifest, chunks }: OpenedFile): Promise<string[]> {
+  const { columns = [] } = manifest.tables.find(({ table_name }) => table_name === ERASURES) ?? {}
+  const column = columns.indexOf('contact_id')
+  const contacts: string[] = []
+  // To its end: a file that was cut off may lack some.
+  for await (const { table_name, content } of chunks) {
+    if (table_name !== ERASURES) continue
+    for (const line of content.split('\n')) {
+      const contact = row.parse(JSON.parse(line))[column]
+      if (typeof contact === 'string') contacts.push(contact)
+    }
+  }
+  return contacts
 }

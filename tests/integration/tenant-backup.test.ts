@@ -614,6 +614,41 @@ describe('backups that meet others', () => {
       .toEqual([{ name: 'Dra. Que Saiu', user_id: null }])
   })
 
+  test('who was erased after a backup does not come back with it: a newer backup knows, or the operator does', async () => {
+    const tenant = await aTenant(source, 'Clínica que Esquece', ['admin'])
+    const organization_id = tenant.organizationId
+    const names = ['Fulana de Tal', 'Beltrana da Silva', 'Quem Fica']
+    const contacts = valueOf(
+      await asPlatform(source).from('contacts').insert(names.map((name) => ({ organization_id, name }))).select('id, name'),
+    )
+    const idOf = (name: string) => contacts.find((contact) => contact.name === name)?.id ?? ''
+    const old = await backedUp(organization_id)
+    await there`select private.erase_contact(${idOf('Fulana de Tal')}, 'Pediu por e-mail', ${organization_id})`
+    const newer = await backedUp(organization_id)
+    await copyLogins(organization_id)
+    for (const backup of [old, newer]) await put(backup.storage_path, await fileOf(backup))
+    const answer = await ask(target, {
+      action: 'restore',
+      organization_id,
+      path: old.storage_path,
+      newer_path: newer.storage_path,
+      erased_contacts: [idOf('Beltrana da Silva'), randomUUID()],
+    })
+    expect(answer).toMatchObject({ status: 200 })
+    const back = await here<{ id: string; name: string | null; is_erased: boolean }[]>`
+      select id, name, erased_at is not null as is_erased from public.contacts where organization_id = ${organization_id}`
+    expect(back).toHaveLength(3)
+    for (const { id, name, is_erased } of back) {
+      expect({ id, is_erased }).toEqual({ id, is_erased: id !== idOf('Quem Fica') })
+      if (is_erased) expect(names).not.toContain(name)
+      else expect(name).toBe('Quem Fica')
+    }
+    const remembered = await here`
+      select from public.audit_log_values
+      where organization_id = ${organization_id} and new_values ->> 'name' in ${here(names.slice(0, 2))}`
+    expect(remembered).toEqual([])
+  })
+
   test('what is there once only in a project is refused by name, and nothing stays', async () => {
     const tenant = await aTenant(source, 'Clínica do Mesmo Nome')
     const backup = await backedUp(tenant.organizationId)
