@@ -469,6 +469,28 @@ test('what was on its way in when she was erased is hers no more: the old is gon
   ])
 })
 
+test('what a transaction writes down that began before is found too: the search waits for it', async () => {
+  const customer = await aConversation(clinic, number)
+  const late = aMarker('atrasado')
+  const erased = await sql.begin(async (query) => {
+    await query`
+      insert into public.webhook_events (organization_id, provider, event_type, payload)
+      values (${clinic.organizationId}, 'meta_cloud', 'messages',
+        ${query.json({ list: [{ from: customer.waId, text: late }, { from: '5511900000000', text: 'de outra pessoa' }] })})`
+    const answer = await erase(customer.contactId)
+    await seen(
+      async () => valueOf(
+        await platform.from('message_queue').select('last_error').eq('payload->>erasure_id', answer.erasure_id).single(),
+      ).last_error,
+      (reason) => reason === 'waits_for_transactions',
+    )
+    return answer
+  })
+  await hurry(sql, clinic)
+  await whenErased(erased)
+  expect(await placesOf([late, customer.waId])).toEqual([])
+})
+
 // A customer of the seed ------------------------------------------------------------------------------------------------------------
 
 test('of a customer of the seed everything is exported, then erased, and every figure stays', async () => {
