@@ -25,12 +25,20 @@ export interface BackupId {
   backup_id: string
 }
 
+const LEASE_LOST = 'backup_lease_lost'
+const HEARTBEAT_MS = 30_000
+// No table's name comes after it.
+const AFTER_ALL = '~'
+
+const backupRows = z.array(z.looseObject({ storage_path: z.string().nullable() }))
+
 const begun = z.discriminatedUnion('action', [
   z.object({ action: z.literal('done') }),
   z.object({
     action: z.literal('read'),
     token: z.guid(),
     storage_path: z.string().min(1),
+    stale_path: z.string().nullable(),
     manifest: manifestSchema,
   }),
 ])
@@ -47,8 +55,12 @@ export async function makeBackup(id: BackupId, dependencies: Dependencies): Prom
   const { rpc, secrets, files, randomBytes, log } = dependencies
   const start = begun.parse(await rpc('begin_backup', { ...id }))
   if (start.action === 'done') return null
-  const { token, storage_path, manifest } = start
+  const { token, storage_path, stale_path, manifest } = start
   const held = { ...id, token }
+  // Reading a large file back takes longer than our hold on the backup lasts.
+  const heartbeat = setInterval(() => {
+    rpc('read_backup_chunk', { ...held, after_table: AFTER_ALL }).catch(() => undefined)
+  }, HEARTBEAT_MS)
   try {
     const { key, sealed, keyId } = await newDataKey(secrets, id.organization_id, randomBytes)
     const header = {
@@ -66,16 +78,20 @@ export async function makeBackup(id: BackupId, dependencies: Dependencies): Prom
     if (there === null || there.sha256 !== sha256) {
       throw new HttpError(502, 'backup_not_kept', 'Storage has not got the file that was sent to it')
     }
-    return await rpc('finish_backup', {
+    const made = await rpc('finish_backup', {
       ...held,
       checksum: sha256,
       size_bytes: size,
       key_id: keyId,
       row_counts: rowCounts(manifest),
     })
+    if (stale_path !== null) await files.remove(stale_path).catch(notCleanedUp)
+    return made
   } catch (error) {
     await giveUp(error)
     throw error
+  } finally {
+    clearInterval(heartbeat)
   }
 
   async function* laidDown(manifest: Manifest): AsyncGenerator<Chunk> {
@@ -96,15 +112,40 @@ export async function makeBackup(id: BackupId, dependencies: Dependencies): Prom
 
   /** Nothing half-done stays, as far as we still can. What cannot be told now the clean-up finds. */
   async function giveUp(error: unknown): Promise<void> {
-    if (error instanceof RpcError && error.error === 'backup_lease_lost') return
     try {
-      await rpc('fail_backup', { ...held, error: error instanceof HttpError ? error.code : reasonOf(error) })
-      await files.remove(storage_path)
-      await rpc('note_backup_file_removed', { ...id })
+      if (nameOf(error) !== LEASE_LOST && await hasFailed(error)) {
+        await files.remove(storage_path)
+        await rpc('note_backup_file_removed', { ...id })
+        return
+      }
+      // Somebody else has it, with a file of his own; or it was finished, and only the answer was lost.
+      const [row] = backupRows.parse(await rpc('list_backups', { ...id }))
+      if (row?.storage_path !== storage_path) await files.remove(storage_path)
     } catch (failure) {
-      log('warn', 'backup not cleaned up', { ...id, error: reasonOf(failure) })
+      notCleanedUp(failure)
     }
   }
+
+  /** Whether it was still ours to fail. */
+  async function hasFailed(error: unknown): Promise<boolean> {
+    try {
+      await rpc('fail_backup', { ...held, error: nameOf(error) ?? reasonOf(error) })
+      return true
+    } catch (failure) {
+      if (nameOf(failure) === LEASE_LOST) return false
+      throw failure
+    }
+  }
+
+  function notCleanedUp(failure: unknown): void {
+    log('warn', 'backup not cleaned up', { ...id, error: reasonOf(failure) })
+  }
+}
+
+/** Of a refusal by the database, or one of our own. */
+function nameOf(error: unknown): string | null {
+  if (error instanceof HttpError) return error.code
+  return error instanceof RpcError ? error.error : null
 }
 
 /** The same bytes, counted and hashed on their way. */

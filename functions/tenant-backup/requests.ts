@@ -1,6 +1,7 @@
 // What a caller may ask for: read, checked and named by field before anything else happens.
 import { z } from 'zod'
 import { HttpError } from '../_shared/http.ts'
+import { isObject } from '../_shared/json.ts'
 
 // As Postgres writes it: a key is sealed for its organization, and only the same spelling opens it.
 const id = z.guid().toLowerCase()
@@ -30,7 +31,7 @@ export type BackupRequest = z.output<typeof requestSchema>
 
 export function checked(body: unknown): BackupRequest {
   // The clock calls with nothing to say.
-  const isEmpty = typeof body === 'object' && body !== null && Object.keys(body).length === 0
+  const isEmpty = isObject(body) && Object.keys(body).length === 0
   const read = requestSchema.safeParse(isEmpty ? { action: 'cleanup' } : body)
   if (read.success) return read.data
   const [issue] = read.error.issues

@@ -4,7 +4,7 @@ import { z } from 'zod'
 import { HttpError } from '../_shared/http.ts'
 import type { Log } from '../_shared/log.ts'
 import { reasonOf } from '../_shared/redact.ts'
-import { type Rpc, RpcError } from '../_shared/rpc.ts'
+import type { Rpc } from '../_shared/rpc.ts'
 import type { SecretBox } from '../_shared/secrets.ts'
 import { BackupFileError, openBackupFile, type OpenedFile } from './file.ts'
 import type { BackupFiles } from './storage.ts'
@@ -60,7 +60,8 @@ export async function restoreBackup(
 
   /** Nothing half-done stays, as far as we still can. What cannot be told now the clean-up finds. */
   async function abandon(error: unknown): Promise<void> {
-    if (error instanceof RpcError && error.error === 'backup_lease_lost') return
+    // Somebody else has it by now, or it was finished, and only the answer was lost.
+    if (error instanceof HttpError && error.code === 'backup_lease_lost') return
     const reason = error instanceof BackupFileError || error instanceof HttpError
       ? error.code
       : reasonOf(error)

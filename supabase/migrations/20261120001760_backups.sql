@@ -452,6 +452,7 @@ set extra_float_digits = 1
 as $$
 declare
   backup public.backup_metadata;
+  stale_path text;
   lease private.backup_leases;
   tables jsonb;
   rows_query text;
@@ -469,6 +470,7 @@ begin
   elsif backup.status in ('completed', 'expired') then
     return jsonb_build_object('action', 'done');
   end if;
+  stale_path := case when backup.file_removed_at is null then backup.storage_path end;
   select l.* into lease from private.backup_leases l where l.organization_id = begin_backup.organization_id;
   if found then
     if lease.expires_at > clock_timestamp() then
@@ -509,7 +511,8 @@ begin
   set status = 'running',
       error = null,
       started_at = statement_timestamp(),
-      storage_path = b.organization_id || '/' || b.id || '.backup',
+      -- Each try has a file of its own: one that was thought dead does not write over another's.
+      storage_path = b.organization_id || '/' || b.id || '-' || left(lease.token::text, 8) || '.backup',
       file_removed_at = null
   where b.organization_id = begin_backup.organization_id and b.id = begin_backup.backup_id
   returning b.* into backup;
@@ -517,6 +520,7 @@ begin
     'action', 'read',
     'token', lease.token,
     'storage_path', backup.storage_path,
+    'stale_path', stale_path,
     'manifest', jsonb_build_object(
       'organization_id', backup.organization_id,
       'backup_id', backup.id,
@@ -557,7 +561,7 @@ begin
 end;
 $$;
 comment on function public.begin_backup(uuid, uuid) is
-  'For the function tenant-backup: lays a tenant down as it is now {action: read, token, storage_path, manifest}, or says {action: done}. The token is good for two minutes after its last use. Secret key only. Errors: backup_not_found, backup_running.';
+  'For the function tenant-backup: lays a tenant down as it is now {action: read, token, storage_path, stale_path of a try before, manifest}, or says {action: done}. The token is good for two minutes after its last use. Secret key only. Errors: backup_not_found, backup_running.';
 grant execute on function public.begin_backup(uuid, uuid) to service_role;
 
 create function private.hold_backup(organization_id uuid, backup_id uuid, token uuid)

@@ -535,7 +535,8 @@ describe('backups that meet others', () => {
     expect(await ask(source, { ...run, action: 'verify' })).toMatchObject({ body: { is_intact: true } })
     expect(await there`select from private.backup_chunks where organization_id = ${id}`).toEqual([])
     const files = valueOf(await asPlatform(source).storage.from('backups').list(id))
-    expect(files.map(({ name }) => name)).toEqual([`${row?.id}.backup`])
+    expect(files).toHaveLength(1)
+    expect(`${id}/${files[0]?.name}`).toBe((await there`select storage_path from public.backup_metadata where id = ${row?.id ?? ''}`)[0]?.storage_path)
   })
 
   test('while four clients write, it shows one instant: no booking whose contact is missing, and it can be restored', async () => {
@@ -724,7 +725,7 @@ describe('the clock', () => {
     expect(answer.status).toBe(200)
     expect(Number(answer.body.removed)).toBeGreaterThan(0)
     const files = valueOf(await asPlatform(source).storage.from('backups').list(organization_id))
-    expect(files.map(({ name }) => name)).toEqual([`${kept.id}.backup`])
+    expect(files.map(({ name }) => `${organization_id}/${name}`)).toEqual([kept.storage_path])
     expect(await refusalOf(source, { action: 'verify', organization_id, backup_id: old.id })).toEqual([409, 'backup_not_completed'])
     expect(await ask(source, {})).toEqual({ status: 200, body: { removed: 0 } })
   })
