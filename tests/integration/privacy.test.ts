@@ -224,7 +224,7 @@ describe('a customer of whom something is everywhere', () => {
       }),
     )
     // Told to the endpoint, and logged.
-    await seen(async () => receiver.attempts.map(({ body }) => body).join(), (told) =>
+    await seen(() => Promise.resolve(receiver.attempts.map(({ body }) => body).join()), (told) =>
       [markers.said, markers.told, booking.id].every((word) => told.includes(word)))
     await hurry(sql, clinic)
   }, 120_000)
