@@ -61,6 +61,31 @@ export interface IngestSummary {
   jobs: number
 }
 
+/** All that is known of a person: see docs/privacy.md. */
+export interface ContactExport {
+  format: 'balcao.contact/1'
+  exported_at: string
+  organization_id: string
+  contact_id: string
+  /** The contact, and those that were merged into it. */
+  contact_ids: string[]
+  /** By the name of the table; rows as they are, without organization_id. */
+  tables: Record<string, FreeObject[]>
+  files: { bucket: 'media'; path: string; message_id: string; filename: string | null; mime_type: string | null }[]
+}
+
+/** Somebody who was erased. */
+export interface Erasure {
+  erasure_id: string
+  contact_id: string
+  contact_ids: string[]
+  erased_at: string
+  /** Null while the logs and Storage are searched. */
+  completed_at: string | null
+  /** How many of each table; of logs, as they are found. */
+  rows: Record<string, number>
+}
+
 /** The ids that prove that a worker holds a job; an array of them for the batch forms. */
 export interface HeldJob {
   organization_id: string
@@ -336,6 +361,12 @@ interface JsonAnswers {
   set_plan: Row<'organizations'>
   start_flow: Row<'flow_sessions'>
   undo_merge: Row<'contact_merges'>
+  open_data_subject_request: Row<'data_subject_requests'>
+  update_data_subject_request: Row<'data_subject_requests'>
+  export_contact_data: ContactExport
+  erase_contact: Erasure
+  list_erasures: Erasure[]
+  continue_erasure: { action: 'again' } | { action: 'remove'; bucket: string; paths: string[] } | JobDone
   answer_notification: JobDone
   cancel_followup: Row<'scheduled_followups'>
   cancel_notification: Row<'notifications'>

@@ -259,9 +259,21 @@ as $$
     ('public.scheduled_followups', 't.contact_id = any ($2)', '{"message": "null"}', false),
     ('public.ab_test_assignments', 't.contact_id = any ($2)', '{}', false),
     ('public.ai_interactions',
-      't.conversation_id in (select v.id from public.conversations v where v.organization_id = $1 and v.contact_id = any ($2))
-        or t.lead_id in (select l.id from public.leads l where l.organization_id = $1 and l.contact_id = any ($2))
-        or t.message_id in (select m.id from public.messages m where m.organization_id = $1 and m.contact_id = any ($2))',
+      't.id in (
+        select a.id
+        from public.conversations v
+        join public.ai_interactions a on a.organization_id = v.organization_id and a.conversation_id = v.id
+        where v.organization_id = $1 and v.contact_id = any ($2)
+        union all
+        select a.id
+        from public.leads l
+        join public.ai_interactions a on a.organization_id = l.organization_id and a.lead_id = l.id
+        where l.organization_id = $1 and l.contact_id = any ($2)
+        union all
+        select a.id
+        from public.messages m
+        join public.ai_interactions a on a.organization_id = m.organization_id and a.message_id = m.id
+        where m.organization_id = $1 and m.contact_id = any ($2))',
       '{"prompt": "''''", "response": "null", "error": "null", "compliance_flags": "''[]''"}', false),
     ('public.analytics_events', 't.contact_id = any ($2)', '{"properties": "''{}''"}', false),
     ('public.data_subject_requests', 't.contact_id = any ($2)',
@@ -274,12 +286,12 @@ as $$
     ('private.contact_partings', 't.contact_id = any ($2)', '{}', false),
     -- Of him; and of one whom he was merged with for a while, where his own number or address stands.
     ('public.audit_log_values',
-      't.contact_id = any ($2) or t.contact_id in (
+      't.contact_id = any ($2 || array(
           select p.id
           from public.contact_merges m
           cross join lateral (values (m.kept_contact_id), (m.merged_contact_id)) p (id)
           where m.organization_id = $1 and (m.kept_contact_id = any ($2) or m.merged_contact_id = any ($2))
-        ) and private.tells(concat(t.old_values, t.new_values), $3)', null, false),
+        )) and (t.contact_id = any ($2) or private.tells(concat(t.old_values, t.new_values), $3))', null, false),
     ('public.webhook_deliveries',
       'private.mentions(t.payload, $2::text[] || $3) or private.tells(t.payload::text, $3)', null, true),
     ('public.message_queue',

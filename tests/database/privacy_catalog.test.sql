@@ -5,8 +5,9 @@ select plan(6);
 
 create temporary table of_nobody (table_name text primary key, reason text not null);
 insert into of_nobody values
-  ('private.api_keys', 'An organization''s own programs.'),
+  ('private.api_key_secrets', 'Of an organization''s own programs.'),
   ('private.audit_sealing', 'A position.'),
+  ('private.audit_purges', 'Numbers.'),
   ('private.backup_chunks', 'A backup in the making, gone with it; whom it brings back is erased again (reapply_erasures).'),
   ('private.backup_leases', 'Who is at it.'),
   ('private.epochs', 'Numbers.'),
@@ -17,6 +18,9 @@ insert into of_nobody values
   ('private.meta_apps', 'Of an app; sealed.'),
   ('private.plan_features', 'The platform''s.'),
   ('private.platform_admins', 'The platform''s people.'),
+  ('private.purges', 'Counts.'),
+  ('private.rate_limit_rules', 'The platform''s.'),
+  ('private.rate_limits', 'Addresses of callers, of nobody whom we know; for as long as they are counted.'),
   ('private.restore_chunks', 'A backup on its way in, gone with it.'),
   ('private.restores', 'Counts; numbers, endpoints and jobs of the organization.'),
   ('private.retention_periods', 'The platform''s.'),
@@ -25,6 +29,7 @@ insert into of_nobody values
   ('private.webhook_endpoint_secrets', 'Sealed.'),
   ('public.ab_tests', 'Texts for everybody.'),
   ('public.analytics_refreshes', 'Of the platform.'),
+  ('public.api_keys', 'Of an organization''s own programs.'),
   ('public.audit_logs', 'Append-only by law and design: ids and the names of columns; log_audit_event() says that nobody is to be named.'),
   ('public.audit_seals', 'Hashes.'),
   ('public.authorized_owner_numbers', 'Of the organization''s owners.'),
