@@ -2,8 +2,8 @@
 --
 -- What may never change (audit_logs) lies apart from what may have to go (audit_log_values: the values, the address): a log row
 -- keeps only the salted digest of its values. Writers insert and nothing else; a job chains what they wrote into audit_seals
--- afterwards, because a chain in the writers' own transactions makes them wait for each other (docs/performance.md). It reads
--- behind the oldest snapshot, so that no transaction that commits late is missed.
+-- afterwards, because a chain in the writers' own transactions makes them wait for each other (docs/performance.md). It seals
+-- what began before the oldest transaction that still runs, so that none that commits late is missed.
 
 create type public.audit_operation as enum ('INSERT', 'UPDATE', 'DELETE', 'EVENT');
 
@@ -42,12 +42,14 @@ as $$
 declare
   begun int;
 begin
+  -- Whoever has written in the old epoch has committed by then; who writes next does so in the new one.
+  lock table public.audit_logs in share row exclusive mode;
   insert into private.epochs (reason) values (begin_epoch.reason) returning epoch into begun;
   return begun;
 end;
 $$;
 comment on function private.begin_epoch(text) is
-  'After a restore from a dump, before anybody writes: what is written from now on comes after all that was.';
+  'After a restore from a dump: what is written from now on comes after all that was.';
 
 create table public.audit_logs (
   organization_id uuid not null,
@@ -109,7 +111,9 @@ create table public.audit_log_values (
   user_agent text,
   salt uuid not null default gen_random_uuid(),
   created_at timestamptz not null default now(),
-  constraint audit_log_values_pkey primary key (organization_id, audit_log_id, created_at)
+  constraint audit_log_values_pkey primary key (organization_id, audit_log_id, created_at),
+  constraint audit_log_values_old_values_is_object_check check (jsonb_typeof(old_values) = 'object'),
+  constraint audit_log_values_new_values_is_object_check check (jsonb_typeof(new_values) = 'object')
 ) partition by range (created_at);
 comment on table public.audit_log_values is
   'What a change of audit_logs was, changed columns only, and where it came from. Deleted or made anonymous by erasure and retention; the log itself stays.';
@@ -169,10 +173,11 @@ create table private.audit_sealing (
   is_the_one boolean not null default true,
   epoch int not null,
   transaction_id xid8 not null,
+  sealed_at timestamptz not null default now(),
   constraint audit_sealing_pkey primary key (is_the_one),
   constraint audit_sealing_is_one_row_check check (is_the_one)
 );
-comment on table private.audit_sealing is 'How far the log is sealed: everything before this transaction.';
+comment on table private.audit_sealing is 'How far the log is sealed, and when: everything before this transaction.';
 alter table private.audit_sealing enable row level security;
 alter table private.audit_sealing force row level security;
 revoke all on private.audit_sealing from public, anon, authenticated, service_role;
@@ -189,6 +194,29 @@ comment on view public.audit_trail is
   'The audit log with what is left of its values, newest first by created_at; the history of a row by table_name and record_id. Administrators.';
 revoke all on public.audit_trail from public, anon, authenticated, service_role;
 grant select on public.audit_trail to authenticated, service_role;
+
+create function private.keep_epoch()
+returns void
+language plpgsql
+volatile
+set search_path = ''
+as $$
+declare
+  sealing private.audit_sealing;
+begin
+  select s.* into sealing from private.audit_sealing s;
+  -- Nothing is sealed that still runs. Who finds himself before the seals lives in a database that was restored from a dump, and
+  -- nobody has said so.
+  if pg_current_xact_id() < sealing.transaction_id and private.epoch() = sealing.epoch then
+    -- One does it for all who find out at the same time.
+    perform pg_advisory_xact_lock(hashtextextended('audit_epoch', 0));
+    if private.epoch() = sealing.epoch then
+      perform private.begin_epoch('transactions count from the start again');
+    end if;
+  end if;
+end;
+$$;
+comment on function private.keep_epoch() is 'Begins an epoch if this database counts its transactions anew; asked before each write.';
 
 -- Append-only -----------------------------------------------------------------------------------------------------------
 
@@ -210,6 +238,44 @@ comment on function private.tg_audit_logs__refuse() is 'Trigger: error audit_is_
 create trigger audit_logs_500_refuse
   before update or delete on public.audit_logs
   for each row execute function private.tg_audit_logs__refuse();
+create trigger audit_logs_500_refuse_truncate
+  before truncate on public.audit_logs
+  for each statement execute function private.tg_audit_logs__refuse();
+
+create function private.is_anonymous(ip_address inet)
+returns boolean
+language sql
+immutable
+set search_path = ''
+as $$
+  select coalesce(masklen(ip_address) < case family(ip_address) when 4 then 32 else 128 end, false)
+$$;
+comment on function private.is_anonymous(inet) is 'Whether an address names no host any more.';
+
+create function private.tg_audit_log_values__refuse()
+returns trigger
+language plpgsql
+volatile
+set search_path = ''
+as $$
+begin
+  -- Erasure and retention delete. Nothing changes but the address, once, to where nobody in particular lives.
+  if tg_op = 'UPDATE' and new.ip_address >>= old.ip_address and private.is_anonymous(new.ip_address) then
+    old.ip_address := new.ip_address;
+    if new is not distinct from old then
+      return new;
+    end if;
+  end if;
+  perform private.raise_error('BL901', 'audit_is_append_only', 'What the audit log says is never changed');
+end;
+$$;
+comment on function private.tg_audit_log_values__refuse() is 'Trigger: error audit_is_append_only, but for an address made anonymous.';
+create trigger audit_log_values_500_refuse
+  before update on public.audit_log_values
+  for each row execute function private.tg_audit_log_values__refuse();
+create trigger audit_log_values_500_refuse_truncate
+  before truncate on public.audit_log_values
+  for each statement execute function private.tg_audit_log_values__refuse();
 
 create function private.tg_audit_seals__refuse()
 returns trigger
@@ -225,8 +291,25 @@ comment on function private.tg_audit_seals__refuse() is 'Trigger: error audit_is
 create trigger audit_seals_500_refuse
   before update or delete on public.audit_seals
   for each row execute function private.tg_audit_seals__refuse();
+create trigger audit_seals_500_refuse_truncate
+  before truncate on public.audit_seals
+  for each statement execute function private.tg_audit_seals__refuse();
 
 -- Writing ---------------------------------------------------------------------------------------------------------------
+
+create function private.request_headers()
+returns jsonb
+language plpgsql
+stable
+set search_path = ''
+as $$
+declare
+  headers constant text := current_setting('request.headers', true);
+begin
+  return case when headers is json object then headers::jsonb else '{}' end;
+end;
+$$;
+comment on function private.request_headers() is 'The headers of the API request that this transaction serves, by small letters; empty outside of one.';
 
 create function private.request_header(name text)
 returns text
@@ -235,30 +318,26 @@ stable
 set search_path = ''
 as $$
 begin
-  return nullif(current_setting('request.headers', true), '')::json ->> name;
-exception when invalid_text_representation then
-  return null;
+  return private.request_headers() ->> name;
 end;
 $$;
 comment on function private.request_header(text) is 'A header of the API request that this transaction serves; null outside of one.';
 
-create function private.request_ip()
+create function private.request_ip(headers jsonb default private.request_headers())
 returns inet
 language plpgsql
 stable
 set search_path = ''
 as $$
+declare
+  -- Cloudflare's own, which a caller cannot write; else the gateway's; else the first of those that passed the request on.
+  address constant text := btrim(coalesce(
+    headers ->> 'cf-connecting-ip', headers ->> 'x-real-ip', split_part(headers ->> 'x-forwarded-for', ',', 1)));
 begin
-  -- Cloudflare's own, which a caller cannot write; else the first of those that passed the request on.
-  return btrim(coalesce(
-    private.request_header('cf-connecting-ip'),
-    private.request_header('x-real-ip'),
-    split_part(private.request_header('x-forwarded-for'), ',', 1)))::inet;
-exception when invalid_text_representation then
-  return null;
+  return case when pg_input_is_valid(address, 'inet') then address::inet end;
 end;
 $$;
-comment on function private.request_ip() is 'Where the API request came from; null if nobody said, or not an address.';
+comment on function private.request_ip(jsonb) is 'Where the API request came from; null if nobody said, or not an address.';
 
 create function private.actor_role(organization_id uuid)
 returns text
@@ -285,21 +364,25 @@ comment on function private.actor_role(uuid) is 'As what the caller acts in an o
 
 create function private.audit_values_digest(kept public.audit_log_values)
 returns bytea
-language sql
+language plpgsql -- SQL with a SET clause would be parsed and planned in every transaction
 immutable
 set search_path = ''
 as $$
-  select sha256(convert_to(jsonb_build_array(kept.old_values, kept.new_values, kept.contact_id, kept.salt)::text, 'UTF8'))
+begin
+  return sha256(convert_to(jsonb_build_array(kept.old_values, kept.new_values, kept.contact_id, kept.salt)::text, 'UTF8'));
+end;
 $$;
 comment on function private.audit_values_digest(public.audit_log_values) is 'What audit_logs keeps of the values.';
 
 create function private.audit_origin_digest(kept public.audit_log_values)
 returns bytea
-language sql
+language plpgsql -- SQL with a SET clause would be parsed and planned in every transaction
 immutable
 set search_path = ''
 as $$
-  select sha256(convert_to(jsonb_build_array(kept.ip_address, kept.user_agent, kept.salt)::text, 'UTF8'))
+begin
+  return sha256(convert_to(jsonb_build_array(kept.ip_address, kept.user_agent, kept.salt)::text, 'UTF8'));
+end;
 $$;
 comment on function private.audit_origin_digest(public.audit_log_values) is 'What audit_logs keeps of where a change came from.';
 
@@ -321,15 +404,17 @@ security definer -- nobody else may write the log
 set search_path = ''
 as $$
 declare
+  headers constant jsonb := private.request_headers();
   kept public.audit_log_values;
 begin
+  perform private.keep_epoch();
   kept.organization_id := append_audit_log.organization_id;
   kept.audit_log_id := private.uuid_v7();
   kept.contact_id := append_audit_log.contact_id;
   kept.old_values := append_audit_log.old_values;
   kept.new_values := append_audit_log.new_values;
-  kept.ip_address := private.request_ip();
-  kept.user_agent := left(private.request_header('user-agent'), 400);
+  kept.ip_address := private.request_ip(headers);
+  kept.user_agent := left(headers ->> 'user-agent', 400);
   kept.salt := gen_random_uuid();
   kept.created_at := now();
   insert into public.audit_logs (
@@ -338,7 +423,7 @@ begin
   values (
     kept.organization_id, kept.audit_log_id, auth.uid(), private.actor_role(kept.organization_id), append_audit_log.operation,
     append_audit_log.action, append_audit_log.table_name, append_audit_log.record_id,
-    left(coalesce(private.request_header('x-request-id'), private.request_header('sb-request-id'), private.request_header('cf-ray')), 200),
+    left(coalesce(headers ->> 'sb-request-id', headers ->> 'x-request-id', headers ->> 'cf-ray'), 200),
     append_audit_log.details, private.audit_values_digest(kept), private.audit_origin_digest(kept));
   insert into public.audit_log_values select kept.*;
 end;
@@ -354,25 +439,37 @@ security definer -- whoever changes a row need not be allowed to write the log
 set search_path = ''
 as $$
 declare
-  before constant jsonb := case when tg_op <> 'INSERT' then to_jsonb(old) end;
-  after constant jsonb := case when tg_op <> 'DELETE' then to_jsonb(new) end;
   -- What moves by itself is no change: the trigger's arguments.
   ignored constant text[] := tg_argv || array['updated_at'];
+  before constant jsonb := case when tg_op <> 'INSERT' then to_jsonb(old) end;
+  after constant jsonb := case when tg_op <> 'DELETE' then to_jsonb(new) end;
+  subject constant jsonb := coalesce(after, before);
   old_values jsonb;
   new_values jsonb;
-  subject constant jsonb := coalesce(after, before);
+  details jsonb := '{}';
 begin
+  -- A purged organization goes as a whole, and the log says so once.
+  if current_setting('balcao.purging', true) = coalesce(subject ->> 'organization_id', subject ->> 'id') then
+    return null;
+  end if;
   if tg_op = 'UPDATE' then
-    select jsonb_object_agg(a.key, before -> a.key), jsonb_object_agg(a.key, a.value)
-    into old_values, new_values
-    from jsonb_each(after) a
-    where a.value is distinct from before -> a.key and a.key <> all (ignored);
-    if new_values is null then
+    -- Most updates of a conversation end here.
+    if after - ignored = before - ignored then
       return null;
     end if;
+    select
+      jsonb_object_agg(a.key, before -> a.key), jsonb_object_agg(a.key, a.value),
+      jsonb_build_object('columns', jsonb_agg(a.key order by a.key collate "C"))
+    into old_values, new_values, details
+    from jsonb_each(after - ignored) a
+    where a.value is distinct from before -> a.key;
   else
-    old_values := jsonb_strip_nulls(before);
-    new_values := jsonb_strip_nulls(after);
+    select
+      jsonb_object_agg(a.key, a.value) filter (where tg_op = 'DELETE'),
+      jsonb_object_agg(a.key, a.value) filter (where tg_op = 'INSERT')
+    into old_values, new_values
+    from jsonb_each(subject - ignored) a
+    where a.value <> 'null';
   end if;
   perform private.append_audit_log(
     coalesce(subject ->> 'organization_id', subject ->> 'id')::uuid,
@@ -380,14 +477,14 @@ begin
     tg_table_name || '.' || lower(tg_op),
     tg_table_name,
     coalesce(subject ->> 'id', subject ->> 'user_id', subject ->> 'organization_id')::uuid,
-    case when tg_op = 'UPDATE' then jsonb_build_object('columns', (select jsonb_agg(k order by k) from jsonb_object_keys(new_values) k)) else '{}' end,
+    details,
     old_values,
     new_values,
     case tg_table_name when 'contacts' then subject ->> 'id' else subject ->> 'contact_id' end::uuid);
   return null;
 end;
 $$;
-comment on function private.tg_audit() is 'Trigger: writes a change down. Its arguments are columns that change by themselves and are not told.';
+comment on function private.tg_audit() is 'Trigger: writes a change down. Its arguments are columns that change by themselves, or with others, and are not told.';
 
 do $$
 declare
@@ -406,14 +503,14 @@ begin
       ('pets', ''),
       ('services', ''),
       ('professionals', ''),
-      ('leads', 'last_interaction_at'),
-      ('bookings', ''),
+      ('leads', 'last_interaction_at,is_open'),
+      ('bookings', 'is_live,keeps_slot_until'),
       ('flows', ''),
       ('message_templates', ''),
       ('webhook_endpoints', 'consecutive_failures,failing_since'),
       -- Who has control; the rest of a conversation is what was said.
       ('conversations',
-        'last_message_at,last_message_preview,last_inbound_at,last_human_message_at,unread_count,metadata,satisfaction_score')
+        'last_message_at,last_message_preview,last_inbound_at,last_human_message_at,unread_count,metadata,satisfaction_score,is_open')
     ) a (table_name, ignored)
   loop
     execute format(
@@ -433,10 +530,13 @@ set search_path = ''
 as $$
 begin
   perform private.require_role(organization_id, 'viewer');
-  if (action ~ '^[a-z][a-z0-9_.]{0,99}$' and jsonb_typeof(coalesce(details, '{}')) = 'object'
-    and length(details::text) <= 4096 and length(coalesce(resource_type, '')) <= 100) is not true then
+  if (action ~ '^[a-z][a-z0-9_.]{0,95}$' and jsonb_typeof(coalesce(details, '{}')) = 'object'
+    and length(coalesce(details, '{}')::text) <= 4096 and length(coalesce(resource_type, '')) <= 100) is not true then
     perform private.raise_error('BL902', 'invalid_audit_event', 'This cannot be written to the audit log', '{}',
       'An action of small letters, digits, dots and underscores; details that are an object of at most 4 KiB');
+  end if;
+  if not exists (select from public.organizations o where o.id = log_audit_event.organization_id) then
+    perform private.raise_error('BL100', 'organization_not_found', 'There is no such organization');
   end if;
   -- What triggers write is not to be imitated.
   perform private.append_audit_log(
@@ -463,33 +563,37 @@ begin
 end;
 $$;
 comment on function public.log_audit_event(text, text, uuid, jsonb, uuid) is
-  'Writes to the audit log what no trigger sees: an app''s export, a print, … It is kept as "app.<action>". Name no person in details: it can never be erased. Viewers and up. Errors: not_allowed, invalid_audit_event.';
+  'Writes to the audit log what no trigger sees: an app''s export, a print, … It is kept as "app.<action>". Name no person in details: it can never be erased. Viewers and up. Errors: not_allowed, organization_not_found, invalid_audit_event.';
 grant execute on function public.log_audit_event(text, text, uuid, jsonb, uuid) to authenticated, service_role;
 
 -- Sealing ---------------------------------------------------------------------------------------------------------------
 
 create function private.audit_row_hash(log public.audit_logs)
 returns bytea
-language sql
+language plpgsql
 stable
 set search_path = ''
 as $$
-  select sha256(convert_to(jsonb_build_array(
+begin
+  return sha256(convert_to(jsonb_build_array(
     log.organization_id, log.id, log.epoch, log.transaction_id::text, log.user_id, log.actor_role, log.operation, log.action,
     log.table_name, log.record_id, log.request_id, log.details, encode(log.values_digest, 'hex'), encode(log.origin_digest, 'hex'),
-    extract(epoch from log.created_at))::text, 'UTF8'))
+    extract(epoch from log.created_at))::text, 'UTF8'));
+end;
 $$;
 comment on function private.audit_row_hash(public.audit_logs) is 'The hash of all that a log row says.';
 
 create function private.audit_seal_hash(seal public.audit_seals)
 returns bytea
-language sql
+language plpgsql
 stable
 set search_path = ''
 as $$
-  select sha256(convert_to(jsonb_build_array(
+begin
+  return sha256(convert_to(jsonb_build_array(
     seal.organization_id, seal.number, seal.epoch, seal.from_transaction_id::text, seal.to_transaction_id::text, seal.row_count,
-    extract(epoch from seal.last_created_at), encode(seal.rows_hash, 'hex'), encode(seal.previous_hash, 'hex'))::text, 'UTF8'))
+    extract(epoch from seal.last_created_at), encode(seal.rows_hash, 'hex'), encode(seal.previous_hash, 'hex'))::text, 'UTF8'));
+end;
 $$;
 comment on function private.audit_seal_hash(public.audit_seals) is 'The hash of all that a seal says, the hash of the seal before it included.';
 
@@ -501,29 +605,33 @@ set search_path = ''
 as $$
 declare
   sealing private.audit_sealing;
-  current_epoch constant int := private.epoch();
-  horizon constant xid8 := pg_snapshot_xmin(pg_current_snapshot());
+  current_epoch int;
+  horizon xid8;
   sealed bigint := 0;
-  part bigint;
 begin
   -- One at a time: each begins where the other ended.
   select s.* into sealing from private.audit_sealing s for no key update skip locked;
   if not found then
     return 0;
   end if;
+  -- Only now: what was so before the lock may be where another one has ended since.
+  current_epoch := private.epoch();
+  horizon := pg_snapshot_xmin(pg_current_snapshot());
+  if current_epoch = sealing.epoch and horizon <= sealing.transaction_id then
+    return 0;
+  end if;
   -- What an earlier epoch left open ends with it.
   for epoch in sealing.epoch..current_epoch loop
-    part := private.seal_audit_epoch(
+    sealed := sealed + private.seal_audit_epoch(
       epoch, case when epoch = sealing.epoch then sealing.transaction_id else '0' end,
       case when epoch = current_epoch then horizon else '18446744073709551615' end);
-    sealed := sealed + part;
   end loop;
-  update private.audit_sealing s set epoch = current_epoch, transaction_id = horizon;
+  update private.audit_sealing s set epoch = current_epoch, transaction_id = horizon, sealed_at = clock_timestamp();
   return sealed;
 end;
 $$;
 comment on function private.seal_audit_logs() is
-  'Chains what was written since the last time, behind the oldest snapshot; returns how many rows. A job of the clock.';
+  'Chains what was written since the last time, before the oldest transaction that runs; returns how many rows. A job of the clock.';
 
 create function private.seal_audit_epoch(epoch int, from_transaction_id xid8, to_transaction_id xid8)
 returns bigint
@@ -576,16 +684,6 @@ end;
 $$;
 comment on function private.seal_audit_epoch(int, xid8, xid8) is 'A seal for each organization that wrote between two transactions.';
 
-create function private.is_anonymous(ip_address inet)
-returns boolean
-language sql
-immutable
-set search_path = ''
-as $$
-  select coalesce(masklen(ip_address) < case family(ip_address) when 4 then 32 else 128 end, false)
-$$;
-comment on function private.is_anonymous(inet) is 'Whether an address names no host any more.';
-
 -- Verifying -------------------------------------------------------------------------------------------------------------
 
 create function private.verify_audit_chain(organization_id uuid)
@@ -596,77 +694,111 @@ security definer -- reads what its callers may only have verified
 set search_path = ''
 as $$
 declare
-  seal public.audit_seals;
-  previous public.audit_seals;
-  found_rows record;
-  reason text;
-  checked bigint := 0;
-  seals bigint := 0;
-  purged bigint := 0;
   keeps constant interval := private.retention('audit_logs', organization_id);
+  answer jsonb;
 begin
   perform private.require_role(organization_id, 'admin');
-  for seal in
-    select s.* from public.audit_seals s where s.organization_id = verify_audit_chain.organization_id order by s.number
-  loop
-    reason := case
-      when seal.number <> coalesce(previous.number, 0) + 1 then 'seal_missing'
-      when seal.previous_hash <> coalesce(previous.hash, '\x') then 'chain_broken'
-      when seal.from_transaction_id <> (case when previous.epoch = seal.epoch then previous.to_transaction_id else '0' end)
-        then 'gap'
-      when seal.hash <> private.audit_seal_hash(seal) then 'seal_changed'
-    end;
-    if reason is null and seal.last_created_at < now() - keeps then
-      -- Retention has taken its rows, or is about to.
-      purged := purged + 1;
-    elsif reason is null then
-      select
-        count(*) as row_count,
-        sha256(string_agg(private.audit_row_hash(l), ''::bytea order by l.transaction_id, l.id)) as rows_hash,
-        count(*) filter (
-          where v.audit_log_id is not null
-            and (l.values_digest <> private.audit_values_digest(v)
-              -- An address that was made anonymous has lost its digest's meaning.
-              or l.origin_digest <> private.audit_origin_digest(v) and not private.is_anonymous(v.ip_address))
-        ) as changed_values
-      into found_rows
-      from public.audit_logs l
-      left join public.audit_log_values v
-        on v.organization_id = l.organization_id and v.audit_log_id = l.id and v.created_at = l.created_at
-      where l.organization_id = verify_audit_chain.organization_id
-        and l.epoch = seal.epoch
-        and l.transaction_id >= seal.from_transaction_id
-        and l.transaction_id < seal.to_transaction_id;
-      reason := case
-        when found_rows.row_count < seal.row_count then 'rows_deleted'
-        when found_rows.row_count > seal.row_count then 'rows_inserted'
-        when found_rows.rows_hash is distinct from seal.rows_hash then 'rows_changed'
-        when found_rows.changed_values > 0 then 'values_changed'
-      end;
-      checked := checked + found_rows.row_count;
-    end if;
-    if reason is not null then
-      return jsonb_build_object(
-        'is_intact', false, 'first_broken', jsonb_build_object(
-          'number', seal.number, 'reason', reason, 'sealed_at', seal.created_at),
-        'seals', seals, 'rows', checked);
-    end if;
-    seals := seals + 1;
-    previous := seal;
-  end loop;
-  return jsonb_build_object(
-    'is_intact', true,
-    'seals', seals,
-    'rows', checked,
-    'past_retention', purged,
-    'unsealed', (
-      select count(*)
-      from public.audit_logs l
-      where l.organization_id = verify_audit_chain.organization_id
-        and (l.epoch > coalesce(previous.epoch, 0)
-          or l.epoch = previous.epoch and l.transaction_id >= previous.to_transaction_id)
-    ),
-    'head', jsonb_build_object('number', previous.number, 'hash', encode(previous.hash, 'hex')));
+  with seals as materialized (
+    select
+      s.*, s.hash <> private.audit_seal_hash(s) as is_changed,
+      coalesce(lag(s.number) over chain, 0) as last_number, coalesce(lag(s.hash) over chain, '\x') as last_hash,
+      coalesce(lag(s.epoch) over chain, 0) as last_epoch, lag(s.to_transaction_id) over chain as last_transaction_id
+    from public.audit_seals s
+    where s.organization_id = verify_audit_chain.organization_id
+    window chain as (order by s.number)
+  ), ends as (
+    select e.epoch, array_agg(e.number order by e.number) as numbers, array_agg(e.to_transaction_id order by e.number) as transaction_ids
+    from seals e
+    group by e.epoch
+  ), rows as (
+    select
+      -- The first seal that ends behind it; null: not sealed.
+      e.numbers[width_bucket(l.transaction_id, e.transaction_ids) + 1] as number,
+      l.transaction_id, l.id,
+      private.audit_row_hash(l) as hash,
+      v.audit_log_id is not null and (
+        l.values_digest <> private.audit_values_digest(v)
+        -- An address that was made anonymous has lost its digest's meaning.
+        or l.origin_digest <> private.audit_origin_digest(v) and not private.is_anonymous(v.ip_address)
+      ) as has_changed_values,
+      l.epoch < p.epoch or l.epoch = p.epoch and l.transaction_id < p.transaction_id as is_to_be_sealed
+    from public.audit_logs l
+    left join public.audit_log_values v
+      on v.organization_id = l.organization_id and v.audit_log_id = l.id and v.created_at = l.created_at
+    left join ends e on e.epoch = l.epoch
+    cross join private.audit_sealing p
+    where l.organization_id = verify_audit_chain.organization_id
+  ), found as (
+    select
+      r.number, count(*) as row_count, sha256(string_agg(r.hash, ''::bytea order by r.transaction_id, r.id)) as rows_hash,
+      bool_or(r.has_changed_values) as has_changed_values, bool_or(r.is_to_be_sealed) as is_to_be_sealed
+    from rows r
+    group by r.number
+  ), strays as (
+    -- Values of no row.
+    select (select min(s.number) from seals s where s.last_created_at >= v.created_at) as number, count(*) as row_count
+    from public.audit_log_values v
+    left join public.audit_logs l
+      on l.organization_id = v.organization_id and l.id = v.audit_log_id and l.created_at = v.created_at
+    where v.organization_id = verify_audit_chain.organization_id and v.created_at >= now() - keeps and l.id is null
+    group by 1
+  ), checked as (
+    select
+      s.number, s.created_at, coalesce(f.row_count, 0) as row_count,
+      -- Retention has taken its rows, or is about to; or had taken them before an organization wished to keep them longer.
+      s.last_created_at < now() - keeps
+        or f.row_count is null and s.last_created_at < now() - private.retention('audit_logs', null) as is_past_retention,
+      case
+        when s.number <> s.last_number + 1 then 'seal_missing'
+        when s.previous_hash <> s.last_hash then 'chain_broken'
+        when s.epoch < s.last_epoch
+          or s.from_transaction_id <> case when s.epoch = s.last_epoch then s.last_transaction_id else '0' end then 'gap'
+        when s.is_changed then 'seal_changed'
+      end as broken_chain,
+      case
+        when coalesce(f.row_count, 0) < s.row_count then 'rows_deleted'
+        when f.row_count > s.row_count then 'rows_inserted'
+        when f.rows_hash <> s.rows_hash then 'rows_changed'
+        when f.has_changed_values then 'values_changed'
+        when x.row_count is not null then 'values_inserted'
+      end as broken_rows
+    from seals s
+    left join found f on f.number = s.number
+    left join strays x on x.number = s.number
+    union all
+    -- Behind the last seal: what should have one.
+    select
+      coalesce((select max(s.number) from seals s), 0) + 1, null, 0, false,
+      case when bool_or(f.is_to_be_sealed) then 'seal_missing' end,
+      case when exists (select from strays x where x.number is null) then 'values_inserted' end
+    from found f
+    where f.number is null
+  ), broken as (
+    select c.number, c.created_at, coalesce(c.broken_chain, c.broken_rows) as reason
+    from checked c
+    where c.broken_chain is not null or c.broken_rows is not null and not c.is_past_retention
+    order by c.number
+    limit 1
+  )
+  select case
+    when exists (select from broken) then (
+      select jsonb_build_object(
+        'is_intact', false,
+        'first_broken', jsonb_build_object('number', b.number, 'reason', b.reason, 'sealed_at', b.created_at),
+        'seals', (select count(*) from seals s where s.number < b.number),
+        'rows', coalesce((select sum(c.row_count) from checked c where c.number < b.number), 0))
+      from broken b
+    )
+    else jsonb_build_object(
+      'is_intact', true,
+      'seals', (select count(*) from seals),
+      'rows', coalesce((select sum(c.row_count) from checked c where not c.is_past_retention), 0),
+      'past_retention', (select count(*) from checked c where c.is_past_retention),
+      'unsealed', coalesce((select f.row_count from found f where f.number is null), 0),
+      'head', (select jsonb_build_object('number', max(s.number), 'hash', encode((array_agg(s.hash order by s.number desc))[1], 'hex')) from seals s))
+  end
+  into answer;
+  return answer;
 end;
 $$;
 comment on function private.verify_audit_chain(uuid) is 'See public.verify_audit_chain().';
@@ -677,11 +809,40 @@ returns jsonb
 language plpgsql
 stable
 set search_path = ''
+-- PostgREST takes this for the whole call: five years are more than a request usually reads.
+set statement_timeout = '2min'
 as $$
 begin
   return private.verify_audit_chain(organization_id);
 end;
 $$;
 comment on function public.verify_audit_chain(uuid) is
-  'Whether the audit log is what was written: {is_intact, seals, rows, past_retention, unsealed, head {number, hash}}, or {is_intact: false, first_broken {number, reason, sealed_at}, seals, rows} with reason seal_missing, chain_broken, gap, seal_changed, rows_deleted, rows_inserted, rows_changed or values_changed. unsealed rows are not verified yet (a minute''s). Keep the head''s hash elsewhere: a chain that was cut at its end, or made anew, shows by that alone. Administrators. Errors: not_allowed.';
+  'Whether the audit log is what was written: {is_intact, seals, rows, past_retention, unsealed, head {number, hash}}, or {is_intact: false, first_broken {number, reason, sealed_at}, seals, rows} with reason seal_missing, chain_broken, gap, seal_changed, rows_deleted, rows_inserted, rows_changed, values_changed or values_inserted. unsealed rows are not verified yet (a minute''s). Keep the head''s hash elsewhere: a chain that was cut at its end, or made anew, shows by that alone. Administrators. Errors: not_allowed.';
 grant execute on function public.verify_audit_chain(uuid) to authenticated, service_role;
+
+create function private.verify_audit_chains(hour int default extract(hour from now() at time zone 'UTC')::int)
+returns table (organization_id uuid, first_broken jsonb)
+language plpgsql
+stable
+set search_path = ''
+as $$
+declare
+  verdict jsonb;
+begin
+  for organization_id in
+    -- Each once a day, a twenty-fourth of them every hour.
+    select s.organization_id
+    from public.audit_seals s
+    where s.number = 1 and abs(hashtextextended(s.organization_id::text, 0) % 24) = verify_audit_chains.hour
+    order by s.organization_id
+  loop
+    verdict := private.verify_audit_chain(organization_id);
+    if not (verdict ->> 'is_intact')::boolean then
+      first_broken := verdict -> 'first_broken';
+      return next;
+    end if;
+  end loop;
+end;
+$$;
+comment on function private.verify_audit_chains(int) is
+  'Verifies the audit log of every organization whose turn it is at this hour (UTC); returns those that are broken. A job of the clock.';

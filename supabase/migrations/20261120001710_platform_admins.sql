@@ -63,7 +63,7 @@ begin
     limit 100
   loop
     perform private.append_audit_log(
-      found_one.id, 'EVENT', 'platform.listed', 'organizations', found_one.id, jsonb_build_object('reason', reason), null, null, null);
+      found_one.id, 'EVENT', 'platform.listed', 'organizations', found_one.id, jsonb_build_object('reason', btrim(reason)), null, null, null);
     return next found_one;
   end loop;
 end;
@@ -94,8 +94,12 @@ set search_path = ''
 as $$
 declare
   relation regclass;
+  columns text;
 begin
   perform private.require_platform_admin(reason);
+  if not exists (select from public.organizations o where o.id = platform_read.organization_id) then
+    perform private.raise_error('BL100', 'organization_not_found', 'There is no such organization');
+  end if;
   -- A tenant's own tables with ids, as its members see them: secrets lie elsewhere.
   select c.oid into relation
   from pg_catalog.pg_class c
@@ -108,13 +112,21 @@ begin
   if not found then
     perform private.raise_error('BL904', 'table_not_found', 'Tenants have no such table', jsonb_build_object('table_name', table_name));
   end if;
+  select string_agg(format('t.%I', a.attname), ', ' order by a.attnum) into columns
+  from pg_catalog.pg_attribute a
+  where a.attrelid = relation and a.attnum > 0 and not a.attisdropped
+    and has_column_privilege('authenticated', relation, a.attnum, 'select');
   perform private.append_audit_log(
-    organization_id, 'EVENT', 'platform.read', table_name, record_id, jsonb_build_object('reason', reason), null, null, null);
+    organization_id, 'EVENT', 'platform.read', table_name, record_id, jsonb_build_object('reason', btrim(reason)), null, null, null);
   return query execute format(
-    'select to_jsonb(t) from %s t
-     where t.organization_id = $1 and ($2 is null or t.id = $2) and ($3 is null or t.id > $3)
-     order by t.id
-     limit $4', relation)
+    'select to_jsonb(r)
+     from (
+       select %s
+       from %s t
+       where t.organization_id = $1 and ($2 is null or t.id = $2) and ($3 is null or t.id > $3)
+       order by t.id
+       limit $4
+     ) r', columns, relation)
   using organization_id, record_id, after_id, least(greatest(coalesce(page_size, 100), 1), 1000);
 end;
 $$;
@@ -139,5 +151,5 @@ begin
 end;
 $$;
 comment on function public.platform_read(uuid, text, text, uuid, uuid, int) is
-  'For platform administrators: rows of one tenant''s table by id, one or page by page (after_id, page_size up to 1000). The tenant finds it in its audit log, with the reason. Errors: not_allowed, reason_required, table_not_found.';
+  'For platform administrators: rows of one tenant''s table by id, one or page by page (after_id, page_size up to 1000). The tenant finds it in its audit log, with the reason. Errors: not_allowed, reason_required, organization_not_found, table_not_found.';
 grant execute on function public.platform_read(uuid, text, text, uuid, uuid, int) to authenticated, service_role;
