@@ -35,8 +35,8 @@ const STATUS_OF_ERROR: Readonly<Record<string, number>> = {
 export interface Callers {
   /** With the secret key. */
   platformRpc: Rpc
-  /** In the name of a user. */
-  userRpc: (bearer: string) => Rpc
+  /** In the name of a user, whose request this is. */
+  userRpc: (bearer: string, request: Request) => Rpc | Promise<Rpc>
   /** Keys that prove a caller to be the platform. */
   secretKeys: readonly string[]
 }
@@ -55,7 +55,7 @@ export async function callerOf(
   if (bearer === undefined) {
     throw new HttpError(401, 'not_authenticated', "Send a user's access token as bearer, or the secret key")
   }
-  return { isPlatform: false, rpc: userRpc(bearer) }
+  return { isPlatform: false, rpc: await userRpc(bearer, request) }
 }
 
 /** Calls in the caller's name. */

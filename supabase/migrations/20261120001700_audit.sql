@@ -297,19 +297,70 @@ create trigger audit_seals_500_refuse_truncate
 
 -- Writing ---------------------------------------------------------------------------------------------------------------
 
-create function private.request_headers()
-returns jsonb
+create table private.function_keys (
+  is_the_one boolean not null default true,
+  key text not null default replace(gen_random_uuid()::text || gen_random_uuid()::text, '-', ''),
+  constraint function_keys_pkey primary key (is_the_one),
+  constraint function_keys_is_one_row_check check (is_the_one)
+);
+comment on table private.function_keys is
+  'By what the database knows our edge functions when they act for a user: only they may say whence he calls.';
+alter table private.function_keys enable row level security;
+alter table private.function_keys force row level security;
+revoke all on private.function_keys from public, anon, authenticated, service_role;
+insert into private.function_keys default values;
+
+create function private.get_function_key()
+returns text
+language plpgsql
+stable
+security definer -- the key is in "private"
+set search_path = ''
+as $$
+begin
+  return (select k.key from private.function_keys k);
+end;
+$$;
+comment on function private.get_function_key() is 'See public.get_function_key().';
+grant execute on function private.get_function_key() to service_role;
+
+create function public.get_function_key()
+returns text
 language plpgsql
 stable
 set search_path = ''
 as $$
-declare
-  headers constant text := current_setting('request.headers', true);
 begin
-  return case when headers is json object then headers::jsonb else '{}' end;
+  return private.get_function_key();
 end;
 $$;
-comment on function private.request_headers() is 'The headers of the API request that this transaction serves, by small letters; empty outside of one.';
+comment on function public.get_function_key() is
+  'What edge functions send as x-balcao-function-key when they call for a user, with x-balcao-address, x-balcao-user-agent and x-balcao-request-id. Secret key only.';
+grant execute on function public.get_function_key() to service_role;
+
+create function private.request_headers()
+returns jsonb
+language plpgsql
+stable
+security definer -- the functions' key is in "private"
+set search_path = ''
+as $$
+declare
+  said constant text := current_setting('request.headers', true);
+  headers constant jsonb := case when said is json object then said::jsonb else '{}' end;
+begin
+  -- Digests, so that how long it takes tells nothing of the key.
+  if headers ? 'x-balcao-function-key' and sha256(convert_to(headers ->> 'x-balcao-function-key', 'UTF8'))
+    = (select sha256(convert_to(k.key, 'UTF8')) from private.function_keys k) then
+    return headers || jsonb_build_object(
+      'cf-connecting-ip', headers -> 'x-balcao-address', 'user-agent', headers -> 'x-balcao-user-agent',
+      'sb-request-id', headers -> 'x-balcao-request-id');
+  end if;
+  return headers;
+end;
+$$;
+comment on function private.request_headers() is
+  'The headers of the API request that this transaction serves, by small letters; empty outside of one. Through an edge function: what it says of its caller.';
 
 create function private.request_header(name text)
 returns text

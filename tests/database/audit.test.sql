@@ -1,7 +1,7 @@
 -- Who changed what: one row for each change, by whoever made it, from where; read by that tenant's administrators, changed by nobody.
 begin;
 alter default privileges grant execute on functions to public;
-select plan(278);
+select plan(282);
 
 select tests.a_tenant('clinic');
 select tests.a_tenant('petshop');
@@ -202,6 +202,20 @@ from (values
   ('{"x-real-ip": "203.0.113.8", "x-forwarded-for": "1.1.1.1"}', '203.0.113.8 -'),
   ('{"x-forwarded-for": "''; drop table x; --"}', '- -')
 ) h (headers, said);
+create function pg_temp.said_by(key text) returns text language plpgsql as $$
+begin
+  return pg_temp.said(jsonb_build_object(
+    'x-balcao-function-key', key, 'x-balcao-address', '203.0.113.9', 'x-balcao-user-agent', 'App/2', 'cf-connecting-ip', '198.51.100.1',
+    'user-agent', 'Deno')::text) || private.request_header('user-agent');
+end;
+$$;
+select is(pg_temp.said_by((select k.key from private.function_keys k)), '203.0.113.9 -App/2', 'an edge function says for whom it calls');
+select is(pg_temp.said_by('0123456789abcdef'), '198.51.100.1 -Deno', 'and nobody else does');
+select tests.authenticate_as(tests.the('petshop', 'owner_id'));
+select throws_ok('select public.get_function_key()', '42501', null, 'an owner does not get the key of the functions');
+select tests.authenticate_as_service();
+select isnt(public.get_function_key(), null, 'the secret key does');
+select tests.authenticate_as_nobody();
 select pg_temp.headers('{}');
 
 select count(*) as told_before from pg_temp.news();
