@@ -46,14 +46,20 @@ security definer -- whoever writes a row need not be allowed to see its contact
 set search_path = ''
 as $$
 declare
-  before constant jsonb := case when tg_op = 'UPDATE' then to_jsonb(old) end;
-  after constant jsonb := to_jsonb(new);
-  contact_id constant uuid := (case tg_table_name when 'contacts' then after ->> 'id' else after ->> 'contact_id' end)::uuid;
+  contact_id uuid;
+  before jsonb;
+  after jsonb;
 begin
-  if coalesce(current_setting('balcao.erasing', true), '') = 'yes'
-    or not private.is_erased((after ->> 'organization_id')::uuid, contact_id) then
+  if tg_table_name = 'contacts' then
+    contact_id := new.id;
+  else
+    contact_id := new.contact_id;
+  end if;
+  if coalesce(current_setting('balcao.erasing', true), '') = 'yes' or not private.is_erased(new.organization_id, contact_id) then
     return new;
   end if;
+  before := case when tg_op = 'UPDATE' then to_jsonb(old) end;
+  after := to_jsonb(new);
   -- The clock may still end what was begun, and a visit of before be called a no-show.
   if tg_op = 'INSERT' or exists (
     select
