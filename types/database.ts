@@ -312,6 +312,11 @@ export interface InstanceAnswer {
   app_key: string | null
 }
 
+export type ApiKey = GeneratedTables['api_keys']['Row'] & {
+  /** Shown this once. */
+  key: string
+}
+
 export type Invitation = GeneratedTables['organization_invitations']['Row'] & {
   /** Shown this once. */
   token: string
@@ -322,6 +327,7 @@ type Row<Name extends keyof TypedTables> = TypedTables[Name]['Row']
 interface JsonAnswers {
   claim_jobs: Row<'message_queue'>[]
   complete_job: Row<'message_queue'>
+  create_api_key: ApiKey
   create_webhook_endpoint: Row<'webhook_endpoints'>
   delete_webhook_endpoint: Row<'webhook_endpoints'>
   enqueue_job: Row<'message_queue'>
@@ -330,6 +336,7 @@ interface JsonAnswers {
   postpone_job: Row<'message_queue'>
   process_pending_queue_jobs: Row<'message_queue'>[]
   redeliver: Row<'webhook_deliveries'>
+  revoke_api_key: Row<'api_keys'>
   redrive_job: Row<'message_queue'>
   replay_webhook_event: Row<'webhook_events'>
   retry_message: Row<'messages'>

@@ -323,6 +323,67 @@ export type Database = {
         }
         Relationships: []
       }
+      'api_keys': {
+        Row: {
+          'created_at': string
+          'created_by': string | null
+          'expires_at': string | null
+          'id': string
+          'last_used_at': string | null
+          'name': string
+          'organization_id': string
+          'prefix': string
+          'revoked_at': string | null
+          'role': Database['public']['Enums']['member_role']
+          'updated_at': string
+          'user_id': string
+        }
+        ComputedFields: never
+        Insert: {
+          'created_at'?: string
+          'created_by'?: string | null
+          'expires_at'?: string | null
+          'id'?: string
+          'last_used_at'?: string | null
+          'name': string
+          'organization_id'?: string
+          'prefix': string
+          'revoked_at'?: string | null
+          'role': Database['public']['Enums']['member_role']
+          'updated_at'?: string
+          'user_id'?: string
+        }
+        Update: {
+          'created_at'?: string
+          'created_by'?: string | null
+          'expires_at'?: string | null
+          'id'?: string
+          'last_used_at'?: string | null
+          'name'?: string
+          'organization_id'?: string
+          'prefix'?: string
+          'revoked_at'?: string | null
+          'role'?: Database['public']['Enums']['member_role']
+          'updated_at'?: string
+          'user_id'?: string
+        }
+        Relationships: [
+          {
+            foreignKeyName: 'api_keys_created_by_fkey'
+            columns: ['organization_id', 'created_by']
+            isOneToOne: false
+            referencedRelation: 'user_roles'
+            referencedColumns: ['organization_id', 'user_id']
+          },
+          {
+            foreignKeyName: 'api_keys_organization_id_fkey'
+            columns: ['organization_id']
+            isOneToOne: false
+            referencedRelation: 'organizations'
+            referencedColumns: ['id']
+          },
+        ]
+      }
       'audit_log_values': {
         Row: {
           'audit_log_id': string
@@ -3241,6 +3302,7 @@ export type Database = {
           isSetofReturn: false
         }
       }
+      'admit_api_key': { Args: { 'api_key_id': string; 'organization_id': string }; Returns: undefined }
       'answer_notification': { Args: { 'job': Json }; Returns: Json }
       'assign_conversation': {
         Args: { 'conversation_id': string; 'organization_id'?: string; 'user_id'?: string }
@@ -3487,6 +3549,7 @@ export type Database = {
           isSetofReturn: false
         }
       }
+      'close_organization': { Args: { 'organization_id': string; 'reason'?: string }; Returns: Json }
       'complete_booking': {
         Args: { 'id': string; 'organization_id'?: string }
         Returns: {
@@ -3632,6 +3695,16 @@ export type Database = {
         Returns: Json
       }
       'continue_erasure': { Args: { 'job': Json }; Returns: Json }
+      'continue_purge': { Args: { 'batch_size'?: number; 'job': Json }; Returns: Json }
+      'create_api_key': {
+        Args: {
+          'expires_at'?: string
+          'name': string
+          'organization_id'?: string
+          'role': Database['public']['Enums']['member_role']
+        }
+        Returns: Json
+      }
       'create_backup': {
         Args: { 'organization_id'?: string; 'runs_at_once'?: boolean }
         Returns: {
@@ -3870,6 +3943,15 @@ export type Database = {
           'scheduled_for': string
         }[]
       }
+      'encryption_keys_in_use': {
+        Args: Record<PropertyKey, never>
+        Returns: {
+          'backups': number
+          'backups_until': string
+          'key_id': string
+          'secrets': number
+        }[]
+      }
       'enqueue_job': {
         Args: {
           'idempotency_key'?: string
@@ -3934,6 +4016,7 @@ export type Database = {
         Args: { 'contact_id': string; 'organization_id'?: string; 'reason': string }
         Returns: Json
       }
+      'exchange_api_key': { Args: { 'address': string; 'key_hash': string }; Returns: Json }
       'export_contact_data': { Args: { 'contact_id': string; 'organization_id'?: string }; Returns: Json }
       'extend_lease': {
         Args: { 'fencing_token': number; 'id': string; 'lease'?: string; 'organization_id': string }
@@ -4098,6 +4181,7 @@ export type Database = {
         }
       }
       'get_flow_facts': { Args: { 'job': Json; 'need': Json }; Returns: Json }
+      'get_function_key': { Args: Record<PropertyKey, never>; Returns: string }
       'get_instance_credentials': {
         Args: { 'instance_id': string; 'organization_id': string }
         Returns: Json
@@ -4227,6 +4311,10 @@ export type Database = {
           isOneToOne: true
           isSetofReturn: false
         }
+      }
+      'keep_api_key_password': {
+        Args: { 'api_key_id': string; 'organization_id': string; 'password': string; 'replaces'?: string }
+        Returns: string
       }
       'leave_waiting_list': {
         Args: { 'id': string; 'organization_id'?: string }
@@ -4725,6 +4813,7 @@ export type Database = {
           isSetofReturn: false
         }
       }
+      'reopen_organization': { Args: { 'organization_id': string; 'reason'?: string }; Returns: Json }
       'replay_webhook_event': {
         Args: { 'id': string; 'organization_id'?: string }
         Returns: {
@@ -4807,6 +4896,16 @@ export type Database = {
           isSetofReturn: false
         }
       }
+      'reseal_secret': {
+        Args: {
+          'column_name': string
+          'resealed': string
+          'row_key': string
+          'sealed': string
+          'table_name': string
+        }
+        Returns: boolean
+      }
       'retry_failed_queue_jobs': { Args: Record<PropertyKey, never>; Returns: number }
       'retry_message': {
         Args: { 'message_id': string; 'organization_id'?: string }
@@ -4845,6 +4944,29 @@ export type Database = {
         SetofOptions: {
           from: '*'
           to: 'messages'
+          isOneToOne: true
+          isSetofReturn: false
+        }
+      }
+      'revoke_api_key': {
+        Args: { 'api_key_id': string; 'organization_id'?: string }
+        Returns: {
+          'created_at': string
+          'created_by': string | null
+          'expires_at': string | null
+          'id': string
+          'last_used_at': string | null
+          'name': string
+          'organization_id': string
+          'prefix': string
+          'revoked_at': string | null
+          'role': Database['public']['Enums']['member_role']
+          'updated_at': string
+          'user_id': string
+        }
+        SetofOptions: {
+          from: '*'
+          to: 'api_keys'
           isOneToOne: true
           isSetofReturn: false
         }
@@ -4898,6 +5020,17 @@ export type Database = {
           isOneToOne: false
           isSetofReturn: true
         }
+      }
+      'secrets_to_reseal': {
+        Args: { 'after'?: Json; 'key_id': string; 'page_size'?: number }
+        Returns: {
+          'column_name': string
+          'organization_id': string
+          'purpose': string
+          'row_key': string
+          'sealed': string
+          'table_name': string
+        }[]
       }
       'send_message': {
         Args: {

@@ -104,6 +104,12 @@ export const businessErrors = {
   BL937: 'schema_mismatch',
   BL938: 'members_missing',
   BL939: 'restore_refused',
+  BL941: 'api_key_not_found',
+  BL942: 'invalid_expiry',
+  BL943: 'too_many_api_keys',
+  BL944: 'people_only',
+  BL945: 'rate_limited',
+  BL946: 'invalid_api_key_role',
 } as const
 
 export type BusinessErrorCode = keyof typeof businessErrors

@@ -4,6 +4,7 @@
 export type {
   AbTestResults,
   AnalyticsRefresh,
+  ApiKey,
   AvailableSlot,
   ContactExport,
   Database,

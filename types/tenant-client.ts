@@ -30,6 +30,7 @@ type FunctionOfTenant = {
 /** Every RPC that takes organization_id; it is filled in. A missing one does not compile. */
 const functionsOfTenant: Record<Exclude<FunctionOfTenant, 'set_active_organization'>, true> = {
   accept_waiting_list_offer: true,
+  admit_api_key: true,
   assign_conversation: true,
   cancel_booking: true,
   cancel_followup: true,
@@ -40,6 +41,7 @@ const functionsOfTenant: Record<Exclude<FunctionOfTenant, 'set_active_organizati
   complete_job: true,
   confirm_booking: true,
   connect_instance: true,
+  create_api_key: true,
   create_booking: true,
   create_flow_from_template: true,
   create_lead: true,
@@ -60,6 +62,7 @@ const functionsOfTenant: Record<Exclude<FunctionOfTenant, 'set_active_organizati
   hold_slot: true,
   invite_member: true,
   join_waiting_list: true,
+  keep_api_key_password: true,
   leave_waiting_list: true,
   list_erasures: true,
   mark_conversation_read: true,
@@ -79,6 +82,7 @@ const functionsOfTenant: Record<Exclude<FunctionOfTenant, 'set_active_organizati
   require_instance_admin: true,
   reschedule_booking: true,
   retry_message: true,
+  revoke_api_key: true,
   schedule_followup: true,
   search_messages: true,
   send_message: true,

@@ -35,6 +35,10 @@ insert into attempts values
   ('message_queue', $$(organization_id, job_type) values (:org, 'x')$$, 'priority = priority'),
   ('unanswered_sends', $$(organization_id, message_id, fencing_token) values (:org, gen_random_uuid(), 1)$$, 'called_at = called_at'),
   ('webhook_endpoints', $$(organization_id, url, event_types) values (:org, 'https://x.example', '{webhook.test}')$$, 'url = url'),
+  ('api_keys', $$(organization_id, name, role, prefix) values (:org, 'x', 'viewer', 'blk_12345678')$$, 'name = name'),
+  ('api_key_secrets', $$(organization_id, api_key_id, key_hash) values (:org, gen_random_uuid(), '\x')$$, 'key_hash = key_hash'),
+  ('rate_limit_rules', $$(name, capacity, per_minute, description) values ('x', 1, 1, 'x')$$, 'capacity = capacity'),
+  ('rate_limits', $$(name, key, full_at, is_granted) values ('x', 'x', now(), true)$$, 'key = key'),
   ('webhook_endpoint_secrets', $$(organization_id, endpoint_id, secret) values (:org, gen_random_uuid(), 'x')$$, 'secret = secret'),
   ('webhook_deliveries', $$(organization_id, endpoint_id, event_id, event_type, webhook_url, payload) values (:org, gen_random_uuid(), gen_random_uuid(), 'webhook.test', 'x', '{}')$$, 'payload = payload'),
   ('api_call_logs', $$(organization_id, service, endpoint, method, response_time_ms, success) values (:org, 'x', 'x', 'GET', 1, true)$$, 'success = success'),
@@ -109,6 +113,8 @@ as $$
     when 'schedules' then 'true'
     when 'schedule_runs' then 'true'
     when 'plan_features' then 'true'
+    when 'rate_limit_rules' then 'true'
+    when 'rate_limits' then 'true'
     when 'flow_templates' then 'true'
     when 'analytics_refreshes' then 'true'
     else format('organization_id = %L', tests.the(tenant, 'organization_id'))

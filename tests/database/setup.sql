@@ -203,6 +203,10 @@ begin
   values (t.organization_id, t.endpoint_id, 'https://' || name || '.example/hook', '{message.received}', false);
   insert into private.webhook_endpoint_secrets (organization_id, endpoint_id, secret)
   values (t.organization_id, t.endpoint_id, tests.sealed());
+  insert into public.api_keys (organization_id, id, name, role, prefix)
+  values (t.organization_id, t.endpoint_id, 'Planilha', 'viewer', 'blk_12345678');
+  insert into private.api_key_secrets (organization_id, api_key_id, key_hash)
+  values (t.organization_id, t.endpoint_id, sha256(convert_to(name || ' key', 'UTF8')));
   insert into public.webhook_deliveries (organization_id, endpoint_id, event_id, event_type, webhook_url, payload)
   values (t.organization_id, t.endpoint_id, gen_random_uuid(), 'webhook.test', 'https://' || name || '.example/hook', '{}');
   insert into public.api_call_logs (organization_id, service, endpoint, method, response_time_ms, success)
