@@ -6,7 +6,7 @@ import type { Log } from '../_shared/log.ts'
 export function createHandler(log: Log): (request: Request) => Promise<Response> {
   return answering((request) => {
     if (request.method !== 'GET' && request.method !== 'HEAD') throw methodNotAllowed('GET, HEAD')
-    const headers = { 'cache-control': 'no-store', 'content-type': 'application/json' }
+    const headers = { 'content-type': 'application/json' }
     const body = JSON.stringify({ status: 'alive' })
     return new Response(request.method === 'HEAD' ? null : body, { headers })
   }, log)

@@ -48,7 +48,7 @@ export function createHandler(
     if (request.method === 'GET') {
       const challenge = await provider.handshake(key, url.searchParams)
       return new Response(challenge, {
-        headers: { 'content-type': 'text/plain; charset=utf-8', 'x-content-type-options': 'nosniff' },
+        headers: { 'content-type': 'text/plain; charset=utf-8' },
       })
     }
     if (request.method !== 'POST') throw methodNotAllowed('GET, POST')
