@@ -193,9 +193,9 @@ do $$
 declare
   at timestamptz;
 begin
-  for months in reverse 24..0 loop
-    at := now() - make_interval(months => months);
-    while private.delete_old_audit_logs(at, 5) > 0 loop end loop;
+  for step in reverse 12..0 loop
+    at := now() - make_interval(months => 2 * step);
+    while private.delete_old_audit_logs(at, 15) > 0 loop end loop;
     while private.drop_past_partition(at) is not null loop end loop;
     insert into audit_problems
     select a.tenant, at, case when l.id is null then 'gone too early' else 'kept too long' end
