@@ -397,18 +397,18 @@ stable
 security definer -- reads user_roles past its policies
 set search_path = ''
 as $$
+declare
+  role constant text := auth.role();
+  caller constant uuid := auth.uid();
+  member_role text;
 begin
-  return case
-    when auth.role() = 'authenticated' then coalesce(
-      (
-        select m.role::text
-        from public.user_roles m
-        where m.organization_id = actor_role.organization_id and m.user_id = (select auth.uid()) and m.is_active
-      ),
-      case when private.is_platform_admin() then 'platform_admin' else 'none' end)
-    when auth.role() in ('anon', 'service_role') then auth.role()
-    else 'system'
-  end;
+  if role = 'authenticated' then
+    select m.role into member_role
+    from public.user_roles m
+    where m.organization_id = actor_role.organization_id and m.user_id = caller and m.is_active;
+    return coalesce(member_role, case when private.is_platform_admin() then 'platform_admin' else 'none' end);
+  end if;
+  return case when role in ('anon', 'service_role') then role else 'system' end;
 end;
 $$;
 comment on function private.actor_role(uuid) is 'As what the caller acts in an organization: see audit_logs.actor_role.';
@@ -458,7 +458,9 @@ declare
   headers constant jsonb := private.request_headers();
   kept public.audit_log_values;
 begin
-  perform private.keep_epoch();
+  if pg_current_xact_id() < (select s.transaction_id from private.audit_sealing s) then
+    perform private.keep_epoch();
+  end if;
   kept.organization_id := append_audit_log.organization_id;
   kept.audit_log_id := private.uuid_v7();
   kept.contact_id := append_audit_log.contact_id;
