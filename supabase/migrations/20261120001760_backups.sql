@@ -1060,7 +1060,7 @@ declare
   missing text[];
   members jsonb;
 begin
-  -- The same person has the same id where logins were copied, and else the same address.
+  -- The same person has the same id where logins were copied, and else the same address, confirmed.
   select
     array_agg(coalesce(given.email, given.user_id::text) order by given.email) filter (where u.id is null),
     jsonb_object_agg(given.user_id, u.id)
@@ -1074,7 +1074,9 @@ begin
   left join lateral (
     select u.id
     from auth.users u
-    where u.id = given.user_id or lower(u.email) = lower(given.email)
+    where u.id = given.user_id
+      -- Anybody can sign up under anybody's address; only its owner confirms it.
+      or lower(u.email) = lower(given.email) and u.email_confirmed_at is not null
     order by u.id <> given.user_id
     limit 1
   ) u on true;

@@ -614,7 +614,14 @@ describe('backups that meet others', () => {
     const path = await put(backup.storage_path, await fileOf(backup))
     const ownerEmail = tenant.people.owner?.email ?? ''
     valueOf(await asNobody(target).auth.signUp({ email: ownerEmail, password: passwordOf(ownerEmail) }))
-    expect(await refusalOf(target, { action: 'restore', organization_id, path })).toEqual([409, 'members_missing'])
+    // Somebody has taken the other one's address, and has not confirmed it.
+    const taken = tenant.people.attendant?.email ?? ''
+    valueOf(await asNobody(target).auth.signUp({ email: taken, password: passwordOf(taken) }))
+    await here`update auth.users set email_confirmed_at = null where email = ${taken}`
+    const answer = await ask(target, { action: 'restore', organization_id, path })
+    expect(answer).toMatchObject({ status: 409, body: { error: { code: 'members_missing' } } })
+    expect(refusal.parse(answer.body).error.message).toContain(taken)
+    expect(refusal.parse(answer.body).error.message).not.toContain(ownerEmail)
     await isUntouched(organization_id)
     expect(await ask(target, { action: 'restore', organization_id, path, skip_missing_members: true }))
       .toMatchObject({ status: 200, body: { restored: { members: 1, skipped_members: 1 } } })
