@@ -24,33 +24,24 @@ export function createRateLimit({ capacity, perSecond }: Rule, now: () => number
   /** When each bucket will be full again; of a bucket that is not here, that has passed. Oldest first. */
   const fullAt = new Map<string, number>()
 
-  function next(key: string): number {
+  function take(key: string, tokens: 0 | 1): void {
     const at = now()
-    const afterwards = Math.max(fullAt.get(key) ?? 0, at) + stepMs
-    const waitMs = afterwards - (at + capacity * stepMs)
+    const allFullAt = at + capacity * stepMs
+    // Not beyond an empty bucket, should the clock have been set back.
+    const before = Math.min(Math.max(fullAt.get(key) ?? 0, at), allFullAt)
+    const waitMs = before + stepMs - allFullAt
     // Sums of fractions of a millisecond are not exact.
-    if (waitMs > 0.001) throw tooManyRequests(waitMs / 1000)
-    return afterwards
+    const isGranted = waitMs < 0.001
+    // Refused or not: who asked last is remembered longest.
+    if (fullAt.delete(key) || tokens > 0) fullAt.set(key, isGranted ? before + tokens * stepMs : before)
+    const [oldest] = fullAt.keys()
+    if (fullAt.size > BUCKETS && oldest !== undefined) fullAt.delete(oldest)
+    if (!isGranted) throw tooManyRequests(waitMs / 1000)
   }
 
   return {
-    take(key) {
-      const afterwards = next(key)
-      fullAt.delete(key)
-      fullAt.set(key, afterwards)
-      if (fullAt.size > BUCKETS) forget()
-    },
-
-    check(key) {
-      next(key)
-    },
-  }
-
-  function forget(): void {
-    const at = now()
-    for (const [key, time] of fullAt) if (time <= at) fullAt.delete(key)
-    const [oldest] = fullAt.keys()
-    if (fullAt.size > BUCKETS && oldest !== undefined) fullAt.delete(oldest)
+    take: (key) => take(key, 1),
+    check: (key) => take(key, 0),
   }
 }
 

@@ -59,10 +59,14 @@ begin
   insert into private.rate_limits as l (name, key, full_at, is_granted)
   values (rule.name, left(take_from_rate_limit.key, 200), clock_timestamp() + step, true)
   on conflict on constraint rate_limits_pkey do update set (full_at, is_granted) = (
-    select case when next.full_at <= c.now + rule.capacity * step then next.full_at else l.full_at end,
-      next.full_at <= c.now + rule.capacity * step
+    select case when b.full_at + step <= b.all_full_at then b.full_at + step else b.full_at end, b.full_at + step <= b.all_full_at
     from (select clock_timestamp() as now) c
-    cross join lateral (select greatest(l.full_at, c.now) + step as full_at) next
+    -- Not beyond an empty bucket, should the clock have been set back or the rule have changed.
+    cross join lateral (
+      select
+        least(greatest(l.full_at, c.now), c.now + rule.capacity * step) as full_at,
+        c.now + rule.capacity * step as all_full_at
+    ) b
   )
   returning l.* into bucket;
   if bucket.is_granted then

@@ -2,7 +2,7 @@
 begin;
 -- What this story defines may run as anyone; rolled back with the rest.
 alter default privileges grant execute on functions to public;
-select plan(16);
+select plan(17);
 
 insert into private.rate_limit_rules (name, capacity, per_minute, description) values ('tried', 5, 1, 'For this story.');
 create function pg_temp.granted(key text, times int)
@@ -19,6 +19,8 @@ update private.rate_limits l set full_at = l.full_at - interval '2 minutes' wher
 select is(pg_temp.granted('a', 20), 2::bigint, 'two minutes later two more pass');
 update private.rate_limits l set full_at = l.full_at - interval '1 day' where l.key = 'a';
 select is(pg_temp.granted('a', 20), 5::bigint, 'a day later no more than the bucket holds');
+update private.rate_limits l set full_at = l.full_at + interval '1 day' where l.key = 'a';
+select ok(private.take_from_rate_limit('tried', 'a') between 59 and 60, 'a clock that was set back locks nobody out');
 select throws_ok($$ select private.take_from_rate_limit('untried', 'a') $$, 'P0001', null, 'there is no limit without a rule');
 select is(pg_temp.granted(repeat('x', 10000), 1), 1::bigint, 'a long key is cut off');
 
