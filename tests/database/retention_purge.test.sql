@@ -152,8 +152,8 @@ select results_eq(
 select is_empty(
   $$ select from public.audit_logs l where l.organization_id = pg_temp.org() and l.operation = 'DELETE' and l.created_at = now() and l.action = 'contacts.delete' $$,
   'the log does not tell of each row');
-select is((select (p.counts ->> 'public.contacts')::int from private.purges p where p.organization_id = pg_temp.org() and p.completed_at is not null),
-  (select row_count::int from before where table_name = 'public.contacts'), 'but of how many there were');
+select is((select (p.counts ->> 'public.user_roles')::int from private.purges p where p.organization_id = pg_temp.org() and p.completed_at is not null),
+  (select row_count::int from before where table_name = 'public.user_roles'), 'but of how many there were');
 select results_eq(
   $$ select count(*), count(*) filter (where o.name like tests.the('petshop', 'organization_id') || '/%') from storage.objects o where o.bucket_id in ('media', 'backups') $$,
   $$ values (1::bigint, 1::bigint) $$, 'its files are gone, the neighbour''s is not');
