@@ -21,6 +21,7 @@ interface JsonColumns {
   ai_interactions: { compliance_flags: string[] }
   analytics_events: { properties: FreeObject }
   api_call_logs: { request_data: FreeObject; response_data: FreeObject }
+  backup_metadata: { row_counts: Record<string, number> }
   bookings: { metadata: FreeObject }
   contacts: { address: Address; preferences: FreeObject; metadata: FreeObject }
   conversations: { metadata: FreeObject }
@@ -359,6 +360,9 @@ interface JsonAnswers {
   create_booking: Row<'bookings'>
   create_flow_from_template: Row<'flows'>
   create_lead: Row<'leads'>
+  create_backup: Row<'backup_metadata'>
+  finish_backup: Row<'backup_metadata'>
+  list_backups: Row<'backup_metadata'>[]
   hold_slot: Row<'bookings'>
   join_waiting_list: Row<'waiting_list'>
   leave_waiting_list: Row<'waiting_list'>
