@@ -10,6 +10,9 @@ select tests.a_tenant('petshop');
 insert into public.bookings (organization_id, contact_id, service_id, start_time, end_time)
 select t.organization_id, t.contact_id, t.service_id, now() - interval '2 days', now() - interval '47 hours' from tests.tenants t;
 select private.refresh_analytics_views();
+-- A seal of each: none is made within the transaction that writes.
+insert into public.audit_seals (organization_id, number, epoch, from_transaction_id, to_transaction_id, row_count, last_created_at, rows_hash, previous_hash, hash)
+select t.organization_id, 1, 1, '0', '1', 0, now(), '', '', '' from tests.tenants t;
 
 -- How each table is written to, where :org stands for a tenant. A unique or foreign key that refuses the row refuses
 -- it after the permission was given, so it counts as allowed.
@@ -77,6 +80,20 @@ insert into attempts values
   ('data_subject_requests', $$(organization_id, kind, requester) values (:org, 'access', 'x')$$, 'notes = notes'),
   ('erasures', $$(organization_id, contact_id, contact_ids, identity_digests, erased_at) values (:org, gen_random_uuid(), '{}', '{}', now())$$, 'phase = phase'),
   ('erasure_salts', $$(organization_id) values (:org)$$, 'salt = salt'),
+  ('audit_logs', $$(organization_id, actor_role, operation, action, values_digest, origin_digest) values (:org, 'x', 'EVENT', 'x', '', '')$$, 'action = action'),
+  ('audit_log_values', $$(organization_id, audit_log_id) values (:org, gen_random_uuid())$$, 'user_agent = user_agent'),
+  ('audit_seals', $$(organization_id, number, epoch, from_transaction_id, to_transaction_id, row_count, last_created_at, rows_hash, previous_hash, hash) values (:org, 99, 1, '0', '1', 0, now(), '', '', '')$$, 'row_count = row_count'),
+  ('audit_trail', $$(organization_id) values (:org)$$, 'action = action'),
+  ('audit_sealing', $$(epoch, transaction_id) values (1, '0')$$, 'epoch = epoch'),
+  ('epochs', $$(reason) values ('x')$$, 'reason = reason'),
+  ('function_keys', $$(key) values ('x')$$, 'key = key'),
+  ('platform_admins', $$(user_id, name) values (gen_random_uuid(), 'x')$$, 'name = name'),
+  ('retention_periods', $$(kind, days, description) values ('x', 1, 'x')$$, 'days = days'),
+  ('message_archives', $$(organization_id, month, storage_path, row_count, content_sha256, content_bytes) values (:org, '2024-01-01', 'x', 1, 'x', 1)$$, 'version = version'),
+  ('archived_conversations', $$(organization_id, conversation_id, archive_id, message_count) values (:org, gen_random_uuid(), gen_random_uuid(), 1)$$, 'message_count = message_count'),
+  ('archive_lines', $$(organization_id, archive_id, message_id, line) values (:org, gen_random_uuid(), gen_random_uuid(), 'x')$$, 'line = line'),
+  ('purges', $$(organization_id, closed_at) values (:org, now())$$, 'counts = counts'),
+  ('audit_purges', $$(organization_id, number) values (:org, 1)$$, 'number = number'),
   ('notification_answers', $$(organization_id, message_id, answer) values (:org, gen_random_uuid(), 'opt_out')$$, 'answer = answer'),
   ('lead_usage', $$(organization_id, month, used) values (:org, '2026-01-01', 1)$$, 'used = used'),
   ('contact_merges', $$(organization_id, kept_contact_id, merged_contact_id) values (:org, gen_random_uuid(), gen_random_uuid())$$, 'undone_at = undone_at'),
@@ -117,6 +134,11 @@ as $$
     when 'rate_limits' then 'true'
     when 'flow_templates' then 'true'
     when 'analytics_refreshes' then 'true'
+    when 'audit_sealing' then 'true'
+    when 'epochs' then 'true'
+    when 'function_keys' then 'true'
+    when 'platform_admins' then 'true'
+    when 'retention_periods' then 'true'
     else format('organization_id = %L', tests.the(tenant, 'organization_id'))
   end
 $$;

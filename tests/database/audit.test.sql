@@ -26,7 +26,6 @@ begin
   end loop;
 end;
 $$;
-insert into public.api_keys (organization_id, name, role, prefix) values (pg_temp.clinic(), 'Site', 'viewer', 'blk_12345678');
 select count(*) as told_before from pg_temp.news();
 create function pg_temp.headers(headers json) returns void language sql as $$ select set_config('request.headers', headers::text, true) $$;
 
@@ -141,7 +140,6 @@ from changes c order by c.table_name = 'organizations', c.table_name;
 
 -- A new tenant: every row of it was written down once.
 select tests.a_tenant('vet');
-insert into public.api_keys (organization_id, name, role, prefix) values (tests.the('vet', 'organization_id'), 'Site', 'viewer', 'blk_12345678');
 create function pg_temp.rows_and_inserts() returns setof text language plpgsql as $$
 declare
   audited_table text;

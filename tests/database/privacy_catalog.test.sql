@@ -6,11 +6,14 @@ select plan(6);
 create temporary table of_nobody (table_name text primary key, reason text not null);
 insert into of_nobody values
   ('private.api_key_secrets', 'Of an organization''s own programs.'),
+  ('private.archive_lines', 'On its way into a file, and out of it again: erasures_900_erase_archived.'),
+  ('private.archived_conversations', 'Ids: by them the files of an erased person are found, and written anew.'),
+  ('private.audit_purges', 'A position.'),
   ('private.audit_sealing', 'A position.'),
-  ('private.audit_purges', 'Numbers.'),
   ('private.backup_chunks', 'A backup in the making, gone with it; whom it brings back is erased again (reapply_erasures).'),
   ('private.backup_leases', 'Who is at it.'),
   ('private.epochs', 'Numbers.'),
+  ('private.function_keys', 'The platform''s.'),
   ('private.erasure_salts', 'A random number.'),
   ('private.erasures', 'What erasing leaves: digests and ids. The job that ends it empties the rest (erasures_forget_check).'),
   ('private.instance_secrets', 'Of a number; sealed.'),
@@ -21,8 +24,6 @@ insert into of_nobody values
   ('private.purges', 'Counts.'),
   ('private.rate_limit_rules', 'The platform''s.'),
   ('private.rate_limits', 'Addresses of callers, of nobody whom we know; for as long as they are counted.'),
-  ('private.rate_limit_rules', 'The platform''s.'),
-  ('private.rate_limits', 'Addresses that ask; minutes.'),
   ('private.restore_chunks', 'A backup on its way in, gone with it.'),
   ('private.restores', 'Counts; numbers, endpoints and jobs of the organization.'),
   ('private.retention_periods', 'The platform''s.'),
@@ -32,7 +33,6 @@ insert into of_nobody values
   ('public.ab_tests', 'Texts for everybody.'),
   ('public.analytics_refreshes', 'Of the platform.'),
   ('public.api_keys', 'Of an organization''s own programs.'),
-  ('public.api_keys', 'An organization''s own programs.'),
   ('public.audit_logs', 'Append-only by law and design: ids and the names of columns; log_audit_event() says that nobody is to be named.'),
   ('public.audit_seals', 'Hashes.'),
   ('public.authorized_owner_numbers', 'Of the organization''s owners.'),
@@ -41,6 +41,7 @@ insert into of_nobody values
   ('public.flow_versions', 'Texts for everybody.'),
   ('public.flows', 'Texts for everybody.'),
   ('public.locations', 'Of the organization.'),
+  ('public.message_archives', 'Where a file lies; list_archived_messages() finds those of a person.'),
   ('public.message_templates', 'Texts for everybody.'),
   ('public.organization_invitations', 'Of its members.'),
   ('public.organization_settings', 'Of the organization.'),
@@ -65,23 +66,14 @@ create temporary table of_no_person (table_name text, column_name text, reason t
 insert into of_no_person values
   ('private.contact_partings', 'transaction', 'A number.'),
   ('private.notification_answers', 'answer', 'A word of a short list: confirm, cancel, 1 to 5.'),
-  ('private.notification_answers', 'outcome', 'A word of a short list.'),
   ('public.ai_interactions', 'action_type', 'What the model was called for: a name in a fixed form.'),
-  ('public.ai_interactions', 'model', 'The name of a model.'),
   ('public.analytics_events', 'event_name', 'A name in a fixed form.'),
   ('public.api_call_logs', 'service', 'Whom was called.'),
-  ('public.api_call_logs', 'method', 'GET, POST.'),
   ('public.flow_sessions', 'current_step', 'The id of a step of a flow.'),
   ('public.messages', 'error_code', 'A code of the provider''s, or ours.'),
   ('public.notifications', 'reason', 'A word of a short list, or the provider''s code.'),
-  ('public.notifications', 'answer', 'A word of a short list: confirm, cancel, 1 to 5.'),
   ('public.scheduled_followups', 'reason', 'A word of a short list.'),
   ('public.webhook_events', 'app_key', 'Of the organization''s app.'),
-  ('public.webhook_events', 'event_type', 'The provider''s name of it.'),
-  ('public.webhook_events', 'external_id', 'The organization''s own number.'),
-  ('public.webhook_events', 'headers', 'The provider''s, without anything of a person.'),
-  ('public.webhook_events', 'signature', 'A keyed hash of the whole delivery.'),
-  ('public.webhook_events', 'processing_error', 'What the adapter did not understand: a code and a path.');
 
 create temporary view ours as
 select c.oid, format('%I.%I', n.nspname, c.relname) as table_name
@@ -112,7 +104,7 @@ select is_empty(
         from pg_catalog.pg_attribute a
         where a.attrelid = o.oid and a.attnum > 0 and not a.attisdropped
           and a.attname ~ '(^|_)(contact|conversation|booking|lead|pet|message|session|notification|followup)_id$'
-          and o.table_name <> 'private.erasures'
+          and o.table_name not in ('private.erasures', 'private.archive_lines', 'private.archived_conversations')
       )
   $$,
   'none of those names a contact, or anything of one');
