@@ -66,14 +66,23 @@ create temporary table of_no_person (table_name text, column_name text, reason t
 insert into of_no_person values
   ('private.contact_partings', 'transaction', 'A number.'),
   ('private.notification_answers', 'answer', 'A word of a short list: confirm, cancel, 1 to 5.'),
+  ('private.notification_answers', 'outcome', 'A word of a short list.'),
   ('public.ai_interactions', 'action_type', 'What the model was called for: a name in a fixed form.'),
+  ('public.ai_interactions', 'model', 'The name of a model.'),
   ('public.analytics_events', 'event_name', 'A name in a fixed form.'),
   ('public.api_call_logs', 'service', 'Whom was called.'),
+  ('public.api_call_logs', 'method', 'GET, POST.'),
   ('public.flow_sessions', 'current_step', 'The id of a step of a flow.'),
   ('public.messages', 'error_code', 'A code of the provider''s, or ours.'),
   ('public.notifications', 'reason', 'A word of a short list, or the provider''s code.'),
+  ('public.notifications', 'answer', 'A word of a short list: confirm, cancel, 1 to 5.'),
   ('public.scheduled_followups', 'reason', 'A word of a short list.'),
   ('public.webhook_events', 'app_key', 'Of the organization''s app.'),
+  ('public.webhook_events', 'event_type', 'The provider''s name of it.'),
+  ('public.webhook_events', 'external_id', 'The organization''s own number.'),
+  ('public.webhook_events', 'headers', 'The provider''s, without anything of a person.'),
+  ('public.webhook_events', 'signature', 'A keyed hash of the whole delivery.'),
+  ('public.webhook_events', 'processing_error', 'What the adapter did not understand: a code and a path.');
 
 create temporary view ours as
 select c.oid, format('%I.%I', n.nspname, c.relname) as table_name
