@@ -541,6 +541,8 @@ values
     '*/5 * * * *', 'select private.delete_old_audit_logs() as deleted', null, null),
   ('drop_past_partition', 'A month of a log that is past everybody''s time goes as a whole.',
     '*/15 * * * *', 'select private.drop_past_partition() as dropped', null, null),
+  ('archive_old_messages', 'Months of messages that are two years old, or an organization''s own time, move to the archive.',
+    '30 4 * * *', 'select private.enqueue_due_archives() as enqueued', null, null),
   ('purge_closed_organizations', 'Organizations go ninety days after they were closed, with all they have.',
     '50 3 * * *', 'select private.enqueue_due_purges() as enqueued', null, null),
   ('delete_old_refreshes', 'Records of refreshes go after fourteen days.',

@@ -163,6 +163,8 @@ as $$
     ('private.backup_leases', 'of a backup that is being made'),
     ('private.backup_chunks', 'of a backup that is being made'),
     ('private.restores', 'of this project, not of the tenant'),
+    ('private.purges', 'of this project, not of the tenant'),
+    ('private.archive_lines', 'of a file that is being written'),
     ('private.restore_chunks', 'of a restore that is being made'),
     ('private.contact_partings', 'is compared with transactions of this database, and forgotten after a day')
 $$;
@@ -1450,7 +1452,7 @@ declare
   members jsonb;
   violated_table text;
   violated_constraint text;
-  erased_contact uuid;
+  erased_again int;
   missing_files bigint := 0;
   held_back jsonb;
 begin
@@ -1524,13 +1526,8 @@ begin
   update private.erasures e
   set horizon = null
   where e.organization_id = finish_restore.organization_id and e.horizon is not null and e.completed_at is null;
-  foreach erased_contact in array coalesce(erased_contacts, '{}') loop
-    if exists (
-      select from public.contacts p where p.organization_id = finish_restore.organization_id and p.id = erased_contact
-    ) then
-      perform private.erase_contact(erased_contact, 'Erased again after a restore', finish_restore.organization_id);
-    end if;
-  end loop;
+  erased_again := private.reapply_erasures(
+    organization_id, jsonb_build_array(jsonb_build_object('contact_ids', to_jsonb(coalesce(erased_contacts, '{}')))));
   update private.restores r
   set status = 'completed', completed_at = now(), held = held_back
   where r.organization_id = finish_restore.organization_id and r.id = finish_restore.restore_id;
@@ -1546,6 +1543,7 @@ begin
     'row_counts', (select jsonb_object_agg(t ->> 'table_name', t -> 'row_count') from jsonb_array_elements(tables) t),
     'members', (select count(*) from jsonb_each_text(members) m where m.value is not null),
     'skipped_members', (select count(*) from jsonb_each_text(members) m where m.value is null),
+    'erased_again', erased_again,
     'missing_files', missing_files);
 end;
 $$;

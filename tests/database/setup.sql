@@ -256,6 +256,8 @@ begin
   values (t.organization_id, t.conversation_id, 'reply', 'Oi?', 'Olá!', 'a-model');
   insert into public.analytics_events (organization_id, event_name, contact_id) values (t.organization_id, 'page.viewed', t.contact_id);
   insert into public.backup_metadata (organization_id, backup_type) values (t.organization_id, 'manual');
+  insert into public.message_archives (organization_id, month, storage_path, row_count, content_sha256, content_bytes)
+  values (t.organization_id, '2020-01-01', 'x', 1, 'x', 1);
   insert into public.data_subject_requests (organization_id, kind, requester) values (t.organization_id, 'access', 'Alguém ao telefone');
   insert into public.scheduled_followups (organization_id, contact_id, scheduled_for, status)
   values (t.organization_id, t.contact_id, '2020-01-07T12:00Z', 'cancelled');
