@@ -226,7 +226,7 @@ set search_path = ''
 as $$
   values
     -- $1: the organization; $2: the contact, and those merged into it; $3: the ids, numbers, e-mail and CPF of the person;
-    -- $4: ids by which the logs name what is his. blank: what each column of the person becomes; null: the row goes.
+    -- $4: ids by which the logs name what is his; $5: $3 and $4 as a word_set(). blank: what each column of the person becomes; null: the row goes.
     -- Logs are searched from end to end, and by a job when they are erased.
     ('public.contacts', 't.id = any ($2)',
       '{"phone_number": "null", "name": "null", "profile_name": "null", "email": "null", "cpf": "null", "birth_date": "null",
@@ -293,16 +293,16 @@ as $$
           where m.organization_id = $1 and (m.kept_contact_id = any ($2) or m.merged_contact_id = any ($2))
         )) and (t.contact_id = any ($2) or private.tells(concat(t.old_values, t.new_values), $3))', null, false),
     ('public.webhook_deliveries',
-      'private.mentions(t.payload, $2::text[] || $3) or private.tells(t.payload::text, $3)', null, true),
+      'private.mentions(t.payload, $5) or private.tells(t.payload::text, $3)', null, true),
     ('public.message_queue',
-      'private.mentions(t.payload, $4) or private.tells(concat(t.payload, t.last_error, t.ordering_key, t.idempotency_key), $3)', null, true),
+      'private.mentions(t.payload, $5) or private.tells(concat(t.payload, t.last_error, t.ordering_key, t.idempotency_key), $3)', null, true),
     ('private.parked_message_updates',
-      '(t.change).contact_id = any ($2) or t.whatsapp_message_id = any ($4) or private.mentions((t.change).identities, $3)
-        or (t.change).phone_number = any ($3)', null, true),
-    ('public.webhook_events', 'private.mentions(t.payload, $3 || $4)', '{"payload": "cleaned"}', true),
+      '(t.change).contact_id = any ($2) or $5 ? t.whatsapp_message_id or private.mentions((t.change).identities, $5)
+        or $5 ? (t.change).phone_number', null, true),
+    ('public.webhook_events', 'private.mentions(t.payload, $5)', '{"payload": "cleaned"}', true),
     ('public.api_call_logs',
-      't.job_id::text = any ($4) or split_part(t.endpoint, ''/'', -1) = any ($4)
-        or private.mentions(jsonb_build_array(t.request_data, t.response_data), $3 || $4)
+      '$5 ? t.job_id::text or $5 ? split_part(t.endpoint, ''/'', -1)
+        or private.mentions(jsonb_build_array(t.request_data, t.response_data), $5)
         or private.tells(concat(t.endpoint, t.request_data, t.response_data), $3)',
       '{"endpoint": "''''", "request_data": "''{}''", "response_data": "null"}', true)
 $$;
@@ -450,6 +450,7 @@ declare
   contact_ids uuid[];
   identifiers text[];
   handles text[];
+  words jsonb;
   entry record;
   found_rows jsonb;
   tables jsonb := '{}';
@@ -459,16 +460,17 @@ begin
   contact_ids := private.contacts_of(organization_id, contact_id);
   identifiers := private.identifiers_of(organization_id, contact_ids);
   handles := private.handles_of(organization_id, contact_ids);
+  words := private.word_set(identifiers || handles);
   for entry in select d.* from private.personal_data() d loop
     execute format(
       'select coalesce(jsonb_agg(to_jsonb(t) - ''organization_id''), ''[]'') from %s t where t.organization_id = $1 and (%s)',
       entry.table_name, entry.about)
-    using organization_id, contact_ids, identifiers, handles
+    using organization_id, contact_ids, identifiers, handles, words
     into found_rows;
     if entry.table_name = 'public.webhook_events' then
       -- A delivery is of many persons: he gets his part.
       found_rows := coalesce((
-        select jsonb_agg(r || jsonb_build_object('payload', private.json_about(r -> 'payload', identifiers || handles)) - 'signature')
+        select jsonb_agg(r || jsonb_build_object('payload', private.json_about(r -> 'payload', private.words_in(r -> 'payload', words))) - 'signature')
         from jsonb_array_elements(found_rows) r
       ), '[]');
     end if;
@@ -480,6 +482,7 @@ begin
         cross join lateral (values (r ->> 'id'), (r ->> 'event_id')) x (value)
         where x.value is not null
       );
+      words := private.word_set(identifiers || handles);
     end if;
     tables := tables || jsonb_build_object(split_part(entry.table_name, '.', 2), found_rows);
   end loop;

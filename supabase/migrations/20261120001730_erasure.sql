@@ -480,6 +480,7 @@ set plan_cache_mode = force_custom_plan
 as $$
 declare
   handles text[] := array[]::text[];
+  words constant jsonb := private.word_set(erasure.identifiers || erasure.handles);
   gone public.message_queue;
   keys private.queue_key[] := array[]::private.queue_key[];
 begin
@@ -521,7 +522,7 @@ begin
       where u.organization_id = erasure.organization_id and u.id = any (ids);
     when 'public.webhook_events' then
       update public.webhook_events e
-      set payload = coalesce(private.json_without(e.payload, erasure.identifiers || erasure.handles), '{}')
+      set payload = coalesce(private.json_without(e.payload, private.words_in(e.payload, words)), '{}')
       where e.id = any (ids);
     when 'public.api_call_logs' then
       update public.api_call_logs c
@@ -559,7 +560,7 @@ begin
     from (
       select t.id, t.created_at, (%2$s) as is_about, row_number() over (order by %4$s) as n
       from %1$s t
-      where %3$s and (%4$s) > (%5$s) and t.created_at <= $7
+      where %3$s and (%4$s) > (%5$s) and t.created_at <= $8
       order by %4$s
       limit %6$s
     ) b',
@@ -573,9 +574,10 @@ begin
       else 't.organization_id = $1'
     end,
     case when erasure.phase in ('message_queue', 'parked_message_updates') then 't.id' else 't.created_at, t.id' end,
-    case when erasure.phase in ('message_queue', 'parked_message_updates') then '$6' else '$5, $6' end,
+    case when erasure.phase in ('message_queue', 'parked_message_updates') then '$7' else '$6, $7' end,
     batch_size)
-  using erasure.organization_id, erasure.contact_ids, erasure.identifiers, erasure.handles, erasure.last_key, erasure.last_id, erasure.searches_until
+  using erasure.organization_id, erasure.contact_ids, erasure.identifiers, erasure.handles,
+    private.word_set(erasure.identifiers || erasure.handles), erasure.last_key, erasure.last_id, erasure.searches_until
   into read, ids, erasure.last_key, erasure.last_id;
   if ids is not null then
     erasure.handles := erasure.handles || private.erase_log_rows(erasure, entry.table_name, ids);
