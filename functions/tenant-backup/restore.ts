@@ -25,6 +25,7 @@ export interface Dependencies {
 }
 
 const ERASURES = 'private.erasures'
+const UUID = /[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}/g
 
 const begun = z.object({ restore_id: z.guid(), token: z.guid() })
 const row = z.array(z.string().nullable())
@@ -76,14 +77,15 @@ export async function restoreBackup(
 /** Whoever asked to be forgotten between two backups must not come back with the older one. */
 async function erasuresIn({ manifest, chunks }: OpenedFile): Promise<string[]> {
   const { columns = [] } = manifest.tables.find(({ table_name }) => table_name === ERASURES) ?? {}
-  const column = columns.indexOf('contact_id')
+  // Those too who had been merged into the one who was erased: the older backup may have them apart.
+  const column = columns.indexOf('contact_ids')
   const contacts: string[] = []
   // To its end: a file that was cut off may lack some.
   for await (const { table_name, content } of chunks) {
     if (table_name !== ERASURES) continue
     for (const line of content.split('\n')) {
-      const contact = row.parse(JSON.parse(line))[column]
-      if (typeof contact === 'string') contacts.push(contact)
+      // An array as Postgres writes it.
+      contacts.push(...(row.parse(JSON.parse(line))[column] ?? '').matchAll(UUID).map(([contact]) => contact))
     }
   }
   return contacts

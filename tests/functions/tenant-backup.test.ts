@@ -236,7 +236,8 @@ Deno.test('a file goes chunk by chunk to the database, and what was erased since
   const { files } = memory()
   const made = database()
   await (await handlerOf({ rpc: made.rpc, files })).ask(run)
-  const erasures = '["x",null,"0193f2b4-0000-7000-8000-00000000e001"]'
+  const merged = ['0193f2b4-0000-7000-8000-00000000e001', '0193f2b4-0000-7000-8000-00000000e002']
+  const erasures = JSON.stringify(['x', null, `{${merged.join(',')}}`])
   const newer = `${CLINIC}/newer.backup`
   const later = database({
     begin_backup: () => ({
@@ -248,7 +249,7 @@ Deno.test('a file goes chunk by chunk to the database, and what was erased since
         ...MANIFEST,
         tables: [{
           table_name: 'private.erasures',
-          columns: ['id', 'requested_by', 'contact_id'],
+          columns: ['id', 'requested_by', 'contact_ids'],
           row_count: 1,
           digest: digest(erasures),
         }],
@@ -272,7 +273,7 @@ Deno.test('a file goes chunk by chunk to the database, and what was erased since
     restore_id: BACKUP,
     token: TOKEN,
     skip_missing_members: false,
-    erased_contacts: [BACKUP, '0193f2b4-0000-7000-8000-00000000e001'],
+    erased_contacts: [BACKUP, ...merged],
   })
 })
 

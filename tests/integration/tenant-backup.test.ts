@@ -649,7 +649,7 @@ describe('backups that meet others', () => {
       newer_path: newer.storage_path,
       erased_contacts: [idOf('Beltrana da Silva'), randomUUID()],
     })
-    expect(answer).toMatchObject({ status: 200 })
+    expect(answer).toMatchObject({ status: 200, body: { restored: { erased_again: 2 } } })
     const back = await here<{ id: string; name: string | null; is_erased: boolean }[]>`
       select id, name, erased_at is not null as is_erased from public.contacts where organization_id = ${organization_id}`
     expect(back).toHaveLength(3)
