@@ -274,6 +274,7 @@ export type AnalyticsRefresh =
 
 /** Of a view Postgres does not know what is never null: these are what may be. */
 interface NullableColumns {
+  audit_trail: 'user_id' | 'table_name' | 'record_id' | 'request_id' | 'old_values' | 'new_values' | 'ip_address' | 'user_agent'
   clinic_metrics_daily: 'avg_delay_minutes' | 'no_show_rate'
   consultant_metrics:
     | 'professional_id'
@@ -294,6 +295,37 @@ interface NullableColumns {
   dashboard_metrics: 'no_show_rate_this_month' | 'avg_ai_confidence_7d'
   service_analytics: 'avg_booking_value_cents' | 'ai_booking_completion_rate'
 }
+
+/** What verify_audit_chain() found. */
+export type AuditVerdict =
+  | {
+    is_intact: true
+    seals: number
+    rows: number
+    /** Seals whose rows retention has taken, or is about to. */
+    past_retention: number
+    /** Written in the last minute: not verified yet. */
+    unsealed: number
+    /** To be kept where nobody of this database reaches. */
+    head: { number: number | null; hash: string | null }
+  }
+  | {
+    is_intact: false
+    first_broken: { number: number; reason: AuditBreak; sealed_at: string | null }
+    /** Whole before it. */
+    seals: number
+    rows: number
+  }
+export type AuditBreak =
+  | 'seal_missing'
+  | 'chain_broken'
+  | 'gap'
+  | 'seal_changed'
+  | 'rows_deleted'
+  | 'rows_inserted'
+  | 'rows_changed'
+  | 'values_changed'
+  | 'values_inserted'
 
 /** What came of run_schedule(). */
 export type ScheduleRun =
@@ -408,6 +440,7 @@ interface JsonAnswers {
   finish_send: JobDone
   get_instance_credentials: { external_id: string; provider: InstanceOfJob['provider']; access_token: string }
   run_schedule: ScheduleRun
+  verify_audit_chain: AuditVerdict
   connect_instance: InstanceAnswer
   update_instance: InstanceAnswer
   disconnect_instance: InstanceAnswer

@@ -73,11 +73,13 @@ const functionsOfTenant: Record<Exclude<FunctionOfTenant, 'set_active_organizati
   leave_waiting_list: true,
   list_backups: true,
   list_erasures: true,
+  log_audit_event: true,
   mark_conversation_read: true,
   mark_no_show: true,
   merge_contacts: true,
   note_backup_file_removed: true,
   open_data_subject_request: true,
+  platform_read: true,
   postpone_job: true,
   read_backup_chunk: true,
   reapply_erasures: true,
@@ -109,6 +111,7 @@ const functionsOfTenant: Record<Exclude<FunctionOfTenant, 'set_active_organizati
   update_data_subject_request: true,
   update_instance: true,
   update_webhook_endpoint: true,
+  verify_audit_chain: true,
 }
 
 /**
