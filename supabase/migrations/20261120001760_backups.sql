@@ -498,10 +498,10 @@ begin
      left join public.profiles p on p.user_id = m.user_id
      where m.organization_id = $1']
     || case when to_regclass('storage.objects') is not null then array[
-    'select ''storage.objects''::text as table_name, row_number() over (order by o.name collate "C") as n,
-       to_json(array[o.name, o.metadata ->> ''size'', o.metadata ->> ''mimetype''])::text as line
+    'select ''storage.objects''::text as table_name, row_number() over (order by o.bucket_id collate "C", o.name collate "C") as n,
+       to_json(array[o.bucket_id, o.name, o.metadata ->> ''size'', o.metadata ->> ''mimetype''])::text as line
      from storage.objects o
-     where o.bucket_id = ''media'' and starts_with(o.name, $1::text || ''/'')'] else '{}' end);
+     where o.bucket_id in (''media'', ''archive'') and starts_with(o.name, $1::text || ''/'')'] else '{}' end);
   execute 'insert into private.backup_chunks (organization_id, backup_id, table_name, number, row_count, content)
     select $1, $2, q.table_name, q.number, q.row_count, q.content from (' || rows_query || ' union all ' || others_query || ') q'
   using organization_id, backup_id, null::jsonb;
@@ -1059,12 +1059,28 @@ volatile
 set search_path = ''
 as $$
 declare
+  machine_users constant text[] := array(
+    select s.line::jsonb ->> (
+      (
+        select c.position
+        from jsonb_array_elements(r.manifest -> 'tables') t
+        cross join lateral jsonb_array_elements_text(t -> 'columns') with ordinality as c (name, position)
+        where t ->> 'table_name' = 'public.api_keys' and c.name = 'user_id'
+      ) - 1)::int
+    from private.restores r
+    join private.restore_chunks k
+      on k.organization_id = r.organization_id and k.restore_id = r.id and k.table_name = 'public.api_keys'
+    cross join lateral string_to_table(k.content, E'\n') as s (line)
+    where r.organization_id = restore_members.organization_id and r.id = restore_members.restore_id
+  );
   missing text[];
   members jsonb;
 begin
   -- The same person has the same id where logins were copied, and else the same address, confirmed.
   select
-    array_agg(coalesce(given.email, given.user_id::text) order by given.email) filter (where u.id is null),
+    array_agg(coalesce(given.email, given.user_id::text) order by given.email) filter (
+      -- The login of an API key is made by the function "token", with the same id, when the key is first used here.
+      where u.id is null and given.user_id::text <> all (machine_users)),
     jsonb_object_agg(given.user_id, u.id)
   into missing, members
   from (
@@ -1311,9 +1327,13 @@ begin
       from (' || private.tenant_rows_query(tables, true) || ') q
       group by q.table_name
     ) written on written.table_name = t ->> ''table_name''
-    where t ->> ''digest'' <> encode(coalesce(written.digest, sha256('''')), ''hex'')
-      -- Without everybody it cannot be the same.
-      and not ($4 and exists (select from private.member_columns((t ->> ''table_name'')::regclass)))'
+    where case
+      -- Where somebody is left out, what mentions him is not the same: it is counted; what is about him is not even that.
+      when $4 and exists (select from private.member_columns((t ->> ''table_name'')::regclass) m where m.is_required) then false
+      when $4 and exists (select from private.member_columns((t ->> ''table_name'')::regclass))
+        then (t ->> ''row_count'')::bigint <> coalesce(written.row_count, 0)
+      else t ->> ''digest'' <> encode(coalesce(written.digest, sha256('''')), ''hex'')
+    end'
   into differing
   using organization_id, tables,
     (select coalesce(jsonb_object_agg(m.value, m.key), '{}') from jsonb_each_text(members) m where m.value is not null), skipped;
@@ -1519,7 +1539,7 @@ begin
        from private.restore_chunks c
        cross join lateral string_to_table(c.content, E''\n'') as s (line)
        where c.organization_id = $1 and c.restore_id = $2 and c.table_name = ''storage.objects''
-         and not exists (select from storage.objects o where o.bucket_id = ''media'' and o.name = s.line::jsonb ->> 0)'
+         and not exists (select from storage.objects o where o.bucket_id = s.line::jsonb ->> 0 and o.name = s.line::jsonb ->> 1)'
     into missing_files
     using organization_id, restore_id;
   end if;

@@ -664,6 +664,26 @@ describe('backups that meet others', () => {
     expect(remembered).toEqual([])
   })
 
+  test("an API key works on in the other project, where its machine user had no login", async () => {
+    const tenant = await aTenant(source, 'Clínica com Programa')
+    const organization_id = tenant.organizationId
+    const made = await (tenant.people.owner as Person).client.rpc('create_api_key', { name: 'CRM', role: 'viewer', organization_id })
+    const { key } = z.looseObject({ key: z.string() }).parse(valueOf(made))
+    const exchange = async ({ urls }: Stack) =>
+      (await fetch(`${urls.functions}/token`, { method: 'POST', headers: { authorization: `Bearer ${key}` } })).status
+    expect(await exchange(source)).toBe(200)
+    const backup = await backedUp(organization_id)
+    const path = await put(backup.storage_path, await fileOf(backup))
+    const email = tenant.people.owner?.email ?? ''
+    valueOf(await asNobody(target).auth.signUp({ email, password: passwordOf(email) }))
+    // Nobody is missed: a machine has no login until it comes.
+    expect(await ask(target, { action: 'restore', organization_id, path }))
+      .toMatchObject({ status: 200, body: { restored: { members: 1, skipped_members: 1 } } })
+    expect(await exchange(target)).toBe(200)
+    const roles = await here`select role from public.user_roles where organization_id = ${organization_id} order by role`
+    expect(roles).toEqual([{ role: 'viewer' }, { role: 'owner' }])
+  })
+
   test('what is there once only in a project is refused by name, and nothing stays', async () => {
     const tenant = await aTenant(source, 'Clínica do Mesmo Nome')
     const backup = await backedUp(tenant.organizationId)
