@@ -552,51 +552,29 @@ language plpgsql
 stable
 set search_path = ''
 as $$
-declare
-  remaining oid[];
-  next_ones oid[];
-  ordered oid[] := '{}';
 begin
-  remaining := array(
-    select c.oid
-    from pg_catalog.pg_class c
-    join pg_catalog.pg_namespace n on n.oid = c.relnamespace
-    where n.nspname in ('public', 'private')
-      and c.relkind in ('r', 'p')
-      and not c.relispartition
-      and exists (select from pg_catalog.pg_attribute a where a.attrelid = c.oid and a.attname = 'organization_id' and not a.attisdropped)
-      -- The job that purges is one of them: they go first, and it itself at the very end.
-      and c.oid <> 'public.message_queue'::regclass
-      and format('%I.%I', n.nspname, c.relname) not in (select o.table_name from private.tables_that_outlive() o)
-  );
-  -- Those that nobody refers to before those that they refer to.
-  while cardinality(remaining) > 0 loop
-    next_ones := array(
-      select r.oid
-      from unnest(remaining) r (oid)
-      where not exists (
-        select
-        from pg_catalog.pg_constraint k
-        where k.contype = 'f' and k.confrelid = r.oid and k.conrelid = any (remaining) and k.conrelid <> r.oid
-      )
-      order by r.oid::regclass::text collate "C"
-    );
-    if cardinality(next_ones) = 0 then
-      raise exception 'the foreign keys of % go round in a circle', remaining::regclass[];
-    end if;
-    ordered := ordered || next_ones;
-    remaining := array(select r.oid from unnest(remaining) r (oid) where r.oid <> all (next_ones));
-  end loop;
   return array(
     select format('%I.%I', n.nspname, c.relname)
-    from unnest(ordered) with ordinality as o (oid, position)
-    join pg_catalog.pg_class c on c.oid = o.oid
+    from unnest(private.tables_by_reference(array(
+      select c.oid::regclass
+      from pg_catalog.pg_class c
+      join pg_catalog.pg_namespace n on n.oid = c.relnamespace
+      where n.nspname in ('public', 'private')
+        and c.relkind in ('r', 'p')
+        and not c.relispartition
+        and exists (
+          select from pg_catalog.pg_attribute a where a.attrelid = c.oid and a.attname = 'organization_id' and not a.attisdropped)
+        -- The job that purges is one of them: they go first, and it itself at the very end.
+        and c.oid <> 'public.message_queue'::regclass
+        and format('%I.%I', n.nspname, c.relname) not in (select o.table_name from private.tables_that_outlive() o)
+    ))) with ordinality as t (relation, position)
+    join pg_catalog.pg_class c on c.oid = t.relation
     join pg_catalog.pg_namespace n on n.oid = c.relnamespace
-    order by o.position
+    order by t.position desc
   );
 end;
 $$;
-comment on function private.purge_tables() is 'The tables with tenants'' rows, out of the catalog, in an order that foreign keys allow.';
+comment on function private.purge_tables() is 'The tables with tenants'' rows, out of the catalog; each before those that it refers to.';
 
 create function private.delete_rows_of(organization_id uuid, table_name text, batch_size int)
 returns bigint
