@@ -15,7 +15,6 @@ import {
   aPhoneNumber,
   asAdminOf,
   asAttendantOf,
-  asPlatform,
   aTenant,
   connectNumber,
   memberOf,
