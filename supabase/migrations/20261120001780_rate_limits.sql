@@ -98,21 +98,24 @@ set search_path = ''
 as $$
 declare
   wait numeric;
+  message text;
+  detail text;
 begin
   -- The platform's own servers ask for many people.
   if address is null or private.is_service() then
     return;
   end if;
-  wait := private.take_from_rate_limit(name, private.network_of(address));
+  wait := ceil(private.take_from_rate_limit(name, private.network_of(address)));
   if wait is not null then
-    -- PostgREST's own way to answer with a status and a header.
-    raise exception using
-      errcode = 'PGRST',
-      message = json_build_object(
-        'code', 'BL945', 'message', 'Too many requests; try again later',
-        'details', json_build_object('error', 'rate_limited', 'retry_after', ceil(wait))::text, 'hint', null)::text,
-      detail = json_build_object('status', 429, 'headers', json_build_object('Retry-After', ceil(wait)::text))::text;
+    perform private.raise_error('BL945', 'rate_limited', 'Too many requests; try again later', jsonb_build_object('retry_after', wait));
   end if;
+exception when sqlstate 'BL945' then
+  get stacked diagnostics message = message_text, detail = pg_exception_detail;
+  -- PostgREST's own way to answer with a status and a header.
+  raise exception using
+    errcode = 'PGRST',
+    message = json_build_object('code', sqlstate, 'message', message, 'details', detail, 'hint', null)::text,
+    detail = json_build_object('status', 429, 'headers', json_build_object('Retry-After', wait::text))::text;
 end;
 $$;
 comment on function private.limit_rate(text, inet) is
