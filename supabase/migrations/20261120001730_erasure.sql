@@ -691,6 +691,16 @@ begin
     set phase = 'message_queue'
     where e.organization_id = erasure.organization_id and e.id = erasure.id;
     return private.put_off_job(held, now() + interval '5 seconds', 'waits_for_a_job');
+  elsif exists (
+    select
+    from public.message_queue q
+    where q.organization_id = erasure.organization_id
+      and q.job_type = 'erase_archived'
+      and q.payload ->> 'erasure_id' = erasure.id::text
+      and q.status <> 'completed'
+  ) then
+    -- The files of the archive are written anew.
+    return private.put_off_job(held, now() + interval '15 seconds', 'waits_for_the_archive');
   end if;
   update private.erasures e
   set completed_at = now(), identifiers = '{}', handles = '{}', files = '{}'

@@ -634,6 +634,33 @@ end;
 $$;
 comment on function private.files_of_organization(uuid) is 'Some of an organization''s files that still lie in Storage, of one bucket.';
 
+create function private.count_files_of_organization(organization_id uuid)
+returns jsonb
+language plpgsql
+stable
+set search_path = ''
+set plan_cache_mode = force_custom_plan
+as $$
+declare
+  counts jsonb := '{}';
+begin
+  if to_regclass('storage.objects') is not null then
+    execute
+      'select coalesce(jsonb_object_agg(''files.'' || f.bucket_id, f.count), ''{}'')
+       from (
+         select o.bucket_id, count(*) as count
+         from storage.objects o
+         where o.name ~>=~ ($1 || ''/'') and o.name ~<~ ($1 || ''0'')
+         group by o.bucket_id
+       ) f'
+    using organization_id::text
+    into counts;
+  end if;
+  return counts;
+end;
+$$;
+comment on function private.count_files_of_organization(uuid) is 'How many files an organization has in Storage, by bucket.';
+
 create function private.enqueue_due_purges(at timestamptz default now())
 returns bigint
 language plpgsql
@@ -679,10 +706,10 @@ begin
     return purge;
   end if;
   -- One that was restored, and closed once more, begins anew.
-  insert into private.purges as p (organization_id, closed_at)
-  values (held.organization_id, organization.closed_at)
+  insert into private.purges as p (organization_id, closed_at, counts)
+  values (held.organization_id, organization.closed_at, private.count_files_of_organization(held.organization_id))
   on conflict on constraint purges_pkey do update
-  set closed_at = excluded.closed_at, begun_at = excluded.begun_at, completed_at = null, counts = '{}', emptied_tables = '{}'
+  set closed_at = excluded.closed_at, begun_at = excluded.begun_at, completed_at = null, counts = excluded.counts, emptied_tables = '{}'
   returning p.* into purge;
   perform private.append_audit_log(
     held.organization_id, 'EVENT', 'organization.purge_begun', 'organizations', held.organization_id,
@@ -736,7 +763,6 @@ begin
 
   select f.* into found_files from private.files_of_organization(held.organization_id) f;
   if found then
-    perform private.count_purged(purge, 'files.' || found_files.bucket, cardinality(found_files.paths), false);
     return jsonb_build_object('action', 'remove', 'bucket', found_files.bucket, 'paths', found_files.paths);
   end if;
 

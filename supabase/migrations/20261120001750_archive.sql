@@ -121,14 +121,18 @@ set plan_cache_mode = force_custom_plan
 set enable_seqscan = off
 set enable_bitmapscan = off
 set enable_sort = off
+set max_parallel_workers_per_gather = 0
 as $$
+declare
+  -- Once, not for each row: then it is where the index is read to.
+  youngest constant uuid := private.uuid_v7(before);
 begin
   return query
   select m.*
   from public.messages m
   where m.organization_id = messages_to_archive.organization_id
     -- Ids grow with the time: nothing that is young is looked at. What was brought in with a time of its own counts from when it came.
-    and m.id < private.uuid_v7(before)
+    and m.id < youngest
     and m.created_at >= from_moment
     and m.created_at < before
     and exists (

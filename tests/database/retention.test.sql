@@ -1,7 +1,7 @@
 -- A year goes by, month by month, and nothing of it is kept too long or too short: by the platform's periods, and by an
 -- organization's own.
 begin;
-select plan(26);
+select plan(27);
 
 alter default privileges grant execute on functions to public;
 select tests.a_tenant('clinic');
@@ -243,6 +243,19 @@ select is(
   array['true', 'true'], 'and the chains are intact');
 
 -- By the clock
+select is_empty(
+  $$
+    select p.proname
+    from pg_proc p
+    where p.pronamespace = 'private'::regnamespace
+      and p.proname in (
+        'maintain_partitions', 'drop_past_partition', 'delete_past_rows', 'delete_parked_message_updates', 'anonymize_addresses',
+        'delete_old_audit_logs', 'delete_rows_of', 'continue_archive')
+      and not exists (
+        select from unnest(p.proconfig) c
+        where c ~ '^lock_timeout=' and split_part(c, '=', 2)::interval between interval '1 ms' and interval '2 s')
+  $$,
+  'none of them waits for a lock longer than moments');
 select is_empty(
   $$
     select s.name

@@ -275,6 +275,10 @@ test('an erased person leaves the files, and the photo that she sent; whoever el
 
   valueOf(await asAdminOf(past.clinic).rpc('erase_contact', { contact_id: maria?.contactId ?? '', reason: 'Pedido do titular' }))
   await whenDone(past.clinic, 'erase_archived')
+  await whenDone(past.clinic, 'erase_contact')
+  const [erasure] = z.array(z.object({ completed_at: z.string().nullable() }).loose())
+    .parse(valueOf(await asOwnerOf(past.clinic).rpc('list_erasures')))
+  expect(erasure?.completed_at).not.toBeNull()
 
   const archived = await archiveOfAll(past)
   expect(archived.map(({ id }) => id).sort())
