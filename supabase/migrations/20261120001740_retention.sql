@@ -725,6 +725,7 @@ language plpgsql
 volatile
 security definer -- deletes from every table, and ends jobs
 set search_path = ''
+set lock_timeout = '2s'
 as $$
 declare
   held constant public.message_queue := private.hold_job(job);

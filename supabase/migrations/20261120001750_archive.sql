@@ -265,6 +265,39 @@ end;
 $$;
 comment on function private.archive_answer(public.message_archives) is 'What the worker is told to write.';
 
+create function private.lock_archive(organization_id uuid)
+returns void
+language plpgsql
+volatile
+set search_path = ''
+as $$
+begin
+  perform pg_advisory_xact_lock(hashtextextended('archive:' || organization_id, 0));
+end;
+$$;
+comment on function private.lock_archive(uuid) is
+  'Nothing is laid down while somebody is being erased, and nobody erased whose words are just being laid down: the one sees what the other did.';
+
+create function private.archive_in_hand(organization_id uuid)
+returns public.message_archives
+language plpgsql
+volatile
+set search_path = ''
+as $$
+declare
+  archive public.message_archives;
+begin
+  select a.* into archive
+  from public.message_archives a
+  where a.organization_id = archive_in_hand.organization_id and a.status <> 'completed'
+  order by a.id
+  limit 1
+  for no key update;
+  return archive;
+end;
+$$;
+comment on function private.archive_in_hand(uuid) is 'The archive that an organization has begun and not ended, locked.';
+
 create function private.continue_archive(job jsonb, batch_size int)
 returns jsonb
 language plpgsql
@@ -282,16 +315,14 @@ declare
   archive public.message_archives;
   deleted bigint;
 begin
-  -- Two jobs of one organization write the same file, and never two of the same messages.
-  perform pg_advisory_xact_lock(hashtextextended('archive:' || held.organization_id, 0));
   -- What was begun, whoever began it, before anything new.
-  select a.* into archive
-  from public.message_archives a
-  where a.organization_id = held.organization_id and a.status <> 'completed'
-  order by a.id
-  limit 1
-  for no key update;
-  if not found then
+  archive := private.archive_in_hand(held.organization_id);
+  if archive.id is null then
+    -- Two jobs of one organization write the same file, and never two of the same messages.
+    perform private.lock_archive(held.organization_id);
+    archive := private.archive_in_hand(held.organization_id);
+  end if;
+  if archive.id is null then
     archive := private.lay_down_archive(held.organization_id, (held.payload ->> 'before')::timestamptz, batch_size);
     if archive.id is null then
       return private.end_job(held, 'archived');
@@ -519,6 +550,7 @@ security definer -- the queue is written through its functions only
 set search_path = ''
 as $$
 begin
+  perform private.lock_archive(new.organization_id);
   perform from private.enqueue_jobs(array(
     select row(
       new.organization_id, 'erase_archived', jsonb_build_object('archive_id', c.archive_id, 'erasure_id', new.id), 60, null, null,

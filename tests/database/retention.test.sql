@@ -250,7 +250,7 @@ select is_empty(
     where p.pronamespace = 'private'::regnamespace
       and p.proname in (
         'maintain_partitions', 'drop_past_partition', 'delete_past_rows', 'delete_parked_message_updates', 'anonymize_addresses',
-        'delete_old_audit_logs', 'delete_rows_of', 'continue_archive')
+        'delete_old_audit_logs', 'continue_purge', 'delete_rows_of', 'continue_archive')
       and not exists (
         select from unnest(p.proconfig) c
         where c ~ '^lock_timeout=' and split_part(c, '=', 2)::interval between interval '1 ms' and interval '2 s')

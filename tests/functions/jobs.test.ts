@@ -5,7 +5,7 @@ import { jobTypes } from '../../functions/queue-worker/jobs.ts'
 import { createStorage } from '../../functions/queue-worker/storage.ts'
 import { recordedRpc, secretBox } from './support.ts'
 
-Deno.test('receivers, downloads, erasures and backups are slow; messages and replays are not', async () => {
+Deno.test('receivers, downloads, erasures, backups, the archive and purges are slow; messages and replays are not', async () => {
   const types = jobTypes({
     rpc: recordedRpc({}).rpc,
     secrets: await secretBox(),
@@ -27,5 +27,8 @@ Deno.test('receivers, downloads, erasures and backups are slow; messages and rep
     ['replay_webhook_event', false, undefined],
     ['erase_contact', true, undefined],
     ['back_up_tenant', true, undefined],
+    ['archive_messages', true, undefined],
+    ['erase_archived', true, undefined],
+    ['purge_organization', true, undefined],
   ])
 })

@@ -289,3 +289,34 @@ test('an erased person leaves the files, and the photo that she sent; whoever el
   expect(left.filter(({ bucket_id }) => bucket_id === 'media')).toEqual([])
   expect(left.filter(({ name }) => before.some(({ storage_path }) => name.startsWith(storage_path)))).toEqual([])
 })
+
+test('whoever is erased while her words are being laid down is not in the file in the end', async () => {
+  const past = await aPast('Clínica Simultânea')
+  const [maria, joana] = past.customers
+  let erased: PromiseLike<unknown> = Promise.resolve()
+  await sql.begin(async (transaction) => {
+    const [job] = await transaction<{ organization_id: string; id: string; fencing_token: number }[]>`
+      insert into public.message_queue (
+        organization_id, job_type, payload, status, attempts, max_attempts, locked_by, fencing_token, lease_expires_at)
+      values (${past.clinic.organizationId}, 'archive_messages', '{"before": "2023-05-01T00:00:00Z"}', 'processing', 1, 20, 'who is slow', 1,
+        now())
+      returning organization_id, id, fencing_token::int`
+    await transaction`select public.continue_archive(${transaction.json({ ...job })})`
+    erased = asAdminOf(past.clinic)
+      .rpc('erase_contact', { contact_id: maria?.contactId ?? '', reason: 'Pedido do titular' })
+      .then(valueOf)
+    // She waits for what is laid down, and for nothing else.
+    await seen(
+      () => sql`select from pg_catalog.pg_locks l where l.locktype = 'advisory' and not l.granted`,
+      (waiting) => waiting.length > 0,
+    )
+  })
+  await erased
+  await whenDone(past.clinic, 'archive_messages')
+  await whenDone(past.clinic, 'erase_archived')
+  const archived = await archiveOfAll(past)
+  const words = archived.filter(({ conversation_id }) => conversation_id === maria?.conversationId).map(({ content }) => content)
+  expect(words.filter((content) => content !== undefined)).toEqual([])
+  expect(archived.filter(({ contact_id }) => contact_id === joana?.contactId))
+    .toHaveLength([...past.messages.values()].filter(({ contact_id }) => contact_id === joana?.contactId).length)
+})
