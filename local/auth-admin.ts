@@ -33,10 +33,13 @@ export function authAdmin(urls: DatabaseUrls, secrets: Secrets): AuthAdmin {
 
   async function create(body: unknown): Promise<Response> {
     const user = newUser.parse(body)
-    if (user.email === undefined) return refusal(422, 'validation_failed', 'Cannot create a user without either an email or phone')
+    if (user.email === undefined) {
+      return refusal(422, 'validation_failed', 'Cannot create a user without either an email or phone')
+    }
     const { email, password = randomUUID() } = user
     const id = user.id ?? randomUUID()
-    const taken = () => refusal(422, 'email_exists', 'A user with this email address has already been registered')
+    const taken = () =>
+      refusal(422, 'email_exists', 'A user with this email address has already been registered')
     if ((await sql`select from auth.users u where u.email = ${email}`).length > 0) return taken()
     try {
       await sql.begin(async (transaction) => {
@@ -49,7 +52,9 @@ export function authAdmin(urls: DatabaseUrls, secrets: Secrets): AuthAdmin {
             ${sql.json(asJson(user.user_metadata))})`
         await transaction`
           insert into auth.identities (id, provider, provider_id, user_id, identity_data)
-          values (${randomUUID()}, 'email', ${id}, ${id}, ${sql.json({ email, sub: id, email_verified: user.email_confirm })})`
+          values (${randomUUID()}, 'email', ${id}, ${id}, ${
+          sql.json({ email, sub: id, email_verified: user.email_confirm })
+        })`
       })
     } catch (error) {
       // By somebody who did the same at the same time.
@@ -85,7 +90,8 @@ export function authAdmin(urls: DatabaseUrls, secrets: Secrets): AuthAdmin {
   function isAdmin(request: Request): boolean {
     const bearer = /^Bearer\s+(\S+)$/i.exec(request.headers.get('authorization') ?? '')?.[1] ?? ''
     // The gateway has checked the key and put it there, unless somebody's own token goes before it.
-    return bearer === secrets.secretKey || claimsOf(bearer, secrets.jwtSecret, Date.now() / 1000)?.role === 'service_role'
+    return bearer === secrets.secretKey ||
+      claimsOf(bearer, secrets.jwtSecret, Date.now() / 1000)?.role === 'service_role'
   }
 
   return {

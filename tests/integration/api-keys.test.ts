@@ -70,7 +70,9 @@ async function tokenFor({ key }: ApiKey): Promise<string> {
 }
 
 function program(accessToken: string): Client {
-  return createClient<Database>(backend.urls.api, backend.keys.publishable, { accessToken: async () => accessToken })
+  return createClient<Database>(backend.urls.api, backend.keys.publishable, {
+    accessToken: () => Promise.resolve(accessToken),
+  })
 }
 
 async function aKey(
@@ -81,34 +83,53 @@ async function aKey(
     expires_at?: string
   } = {},
 ): Promise<ApiKey> {
-  return valueOf(await asAdminOf(tenant).rpc('create_api_key', { name, role, organization_id: tenant.organizationId, ...more }))
+  return valueOf(
+    await asAdminOf(tenant).rpc('create_api_key', {
+      name,
+      role,
+      organization_id: tenant.organizationId,
+      ...more,
+    }),
+  )
 }
 
 describe('from a key to rows', () => {
   test('a program reads its organization under its role, and no other', async () => {
     const key = await aKey()
     const answer = await exchange(key.key)
-    expect(granted.parse(answer.body)).toMatchObject({ organization_id: clinic.organizationId, role: 'viewer' })
+    expect(granted.parse(answer.body)).toMatchObject({
+      organization_id: clinic.organizationId,
+      role: 'viewer',
+    })
     expect(JSON.stringify(answer.body)).not.toContain('refresh')
     const reader = program(granted.parse(answer.body).access_token)
 
     const contacts = valueOf(await reader.from('contacts').select('organization_id, name'))
-    expect(contacts).toEqual([{ organization_id: clinic.organizationId, name: 'Cliente de Clínica das Chaves' }])
+    expect(contacts).toEqual([{
+      organization_id: clinic.organizationId,
+      name: 'Cliente de Clínica das Chaves',
+    }])
     expect(valueOf(await reader.from('organizations').select('id'))).toEqual([{ id: clinic.organizationId }])
     expect((await reader.from('contacts').insert({ name: 'x' })).error?.code).toBe('42501')
     expect(valueOf(await reader.from('api_keys').select())).toEqual([])
-    const { error } = await reader.from('contacts').insert({ name: 'x', organization_id: neighbour.organizationId })
+    const { error } = await reader.from('contacts').insert({
+      name: 'x',
+      organization_id: neighbour.organizationId,
+    })
     expect(error?.code).toBe('42501')
   })
 
   test('with another role it may do more, in the organization that it need not name', async () => {
     const writer = program(await tokenFor(await aKey({ role: 'attendant' })))
-    const made = valueOf(await writer.from('contacts').insert({ name: 'Da planilha' }).select('organization_id, id').single())
+    const made = valueOf(
+      await writer.from('contacts').insert({ name: 'Da planilha' }).select('organization_id, id').single(),
+    )
     expect(made.organization_id).toBe(clinic.organizationId)
     expect(valueOf(await writer.rpc('user_organization_id'))).toBe(clinic.organizationId)
     const [log] = await sql`
       select l.user_id, l.actor_role from public.audit_logs l where l.record_id = ${made.id} and l.action = 'contacts.insert'`
-    const [key] = await sql`select k.user_id from public.api_keys k where k.user_id = ${log?.user_id} and k.role = 'attendant'`
+    const [key] =
+      await sql`select k.user_id from public.api_keys k where k.user_id = ${log?.user_id} and k.role = 'attendant'`
     expect(log).toMatchObject({ user_id: key?.user_id, actor_role: 'attendant' })
     valueOf(await writer.from('contacts').update({ name: 'x' }).eq('id', made.id).select())
     await sql`delete from public.contacts where id = ${made.id}`
@@ -117,7 +138,8 @@ describe('from a key to rows', () => {
   test('colleagues see what the program is called, and what it is called now', async () => {
     const key = await aKey({ name: 'Planilha da recepção' })
     await tokenFor(key)
-    const profile = () => asAttendantOf(clinic).from('profiles').select('first_name').eq('user_id', key.user_id).single()
+    const profile = () =>
+      asAttendantOf(clinic).from('profiles').select('first_name').eq('user_id', key.user_id).single()
     expect(valueOf(await profile()).first_name).toBe('Planilha da recepção')
     valueOf(await asAdminOf(clinic).from('api_keys').update({ name: 'Planilha' }).eq('id', key.id).select())
     expect(valueOf(await profile()).first_name).toBe('Planilha')
@@ -128,7 +150,10 @@ describe('from a key to rows', () => {
     const key = await aKey()
     valueOf(
       await asOwnerOf(clinic).from('organizations')
-        .update({ name: 'Clínica das Chaves', slug: `chaves-${randomInt(10 ** 9)}` }).eq('id', clinic.organizationId).select(),
+        .update({ name: 'Clínica das Chaves', slug: `chaves-${randomInt(10 ** 9)}` }).eq(
+          'id',
+          clinic.organizationId,
+        ).select(),
     )
     await tokenFor(key)
   })
@@ -136,7 +161,7 @@ describe('from a key to rows', () => {
   test("the types' tenant client works with a token", async () => {
     const token = await tokenFor(await aKey())
     const client = createTenantClient(backend.urls.api, backend.keys.publishable, clinic.organizationId, {
-      accessToken: async () => token,
+      accessToken: () => Promise.resolve(token),
     })
     expect(valueOf(await client.from('contacts').select('name'))).toHaveLength(1)
   })
@@ -146,7 +171,8 @@ describe('from a key to rows', () => {
     const answers = await Promise.all(Array.from({ length: 20 }, () => exchange(key.key)))
     for (const { status, body } of answers) {
       expect(status, JSON.stringify(body)).toBe(200)
-      expect(valueOf(await program(granted.parse(body).access_token).from('contacts').select('id'))).toHaveLength(1)
+      expect(valueOf(await program(granted.parse(body).access_token).from('contacts').select('id')))
+        .toHaveLength(1)
     }
     expect(await sql`select 1 from auth.users u where u.id = ${key.user_id}`).toHaveLength(1)
   })
@@ -185,8 +211,14 @@ describe('what ends it', () => {
 
     expect(valueOf(await before.from('contacts').select('id'))).toEqual([])
     expect(valueOf(await before.from('organizations').select('id'))).toEqual([])
-    expect((await before.from('contacts').insert({ name: 'x', organization_id: clinic.organizationId })).error?.code).toBe('42501')
-    expect(businessError((await before.rpc('create_organization', { name: 'Fuga', vertical: 'clinic' })).error)?.name).toBe('people_only')
+    expect(
+      (await before.from('contacts').insert({ name: 'x', organization_id: clinic.organizationId })).error
+        ?.code,
+    ).toBe('42501')
+    expect(
+      businessError((await before.rpc('create_organization', { name: 'Fuga', vertical: 'clinic' })).error)
+        ?.name,
+    ).toBe('people_only')
     expect(refusalOf(await exchange(key.key))).toEqual({ status: 401, code: 'invalid_api_key' })
   })
 
@@ -233,7 +265,8 @@ describe('what ends it', () => {
         const late = program(granted.parse(answer.body).access_token)
         expect(valueOf(await late.from('contacts').select('id'))).toEqual([])
       }
-      const members = await sql`select 1 from public.user_roles m where m.user_id = ${key.user_id} and m.is_active`
+      const members =
+        await sql`select 1 from public.user_roles m where m.user_id = ${key.user_id} and m.is_active`
       expect(members).toHaveLength(0)
     }
   })
@@ -245,7 +278,11 @@ describe('who may make one', () => {
     ['a viewer', () => asViewerOf(clinic), 'not_allowed'],
     ["another tenant's owner", () => asOwnerOf(neighbour), 'not_allowed'],
   ])('%s may not', async (_who, client, name) => {
-    const { error } = await client().rpc('create_api_key', { name: 'x', role: 'viewer', organization_id: clinic.organizationId })
+    const { error } = await client().rpc('create_api_key', {
+      name: 'x',
+      role: 'viewer',
+      organization_id: clinic.organizationId,
+    })
     expect(businessError(error)?.name).toBe(name)
   })
 
@@ -264,7 +301,11 @@ describe('who may make one', () => {
         await admin.rpc('create_api_key', { name: 'x', role: 'viewer', organization_id }),
         await admin.rpc('invite_member', { email: 'a@exemplo.com.br', role: 'admin', organization_id }),
         await admin.rpc('remove_member', { user_id: memberOf(clinic, 'viewer').userId, organization_id }),
-        await admin.rpc('change_member_role', { user_id: memberOf(clinic, 'viewer').userId, role: 'admin', organization_id }),
+        await admin.rpc('change_member_role', {
+          user_id: memberOf(clinic, 'viewer').userId,
+          role: 'admin',
+          organization_id,
+        }),
       ]
     ) expect(businessError(error)?.name).toBe('people_only')
   })
@@ -277,15 +318,25 @@ describe('who may make one', () => {
     expect(rows).not.toContain(key.key)
     expect(rows).not.toMatch(/hash|password|"v1\./)
     for (const bearer of [memberOf(clinic, 'owner').accessToken, backend.keys.serviceRole]) {
-      for (const [path, profile] of [['api_key_secrets', 'public'], ['api_key_secrets', 'private'], ['api_keys?select=key_hash', 'public']]) {
+      for (
+        const [path, profile] of [['api_key_secrets', 'public'], ['api_key_secrets', 'private'], [
+          'api_keys?select=key_hash',
+          'public',
+        ]]
+      ) {
         const response = await fetch(`${backend.urls.rest}/${path}`, {
-          headers: { apikey: backend.keys.secret, authorization: `Bearer ${bearer}`, 'accept-profile': profile ?? '' },
+          headers: {
+            apikey: backend.keys.secret,
+            authorization: `Bearer ${bearer}`,
+            'accept-profile': profile ?? '',
+          },
         })
         expect(response.ok, `${path} in ${profile}`).toBe(false)
         await response.body?.cancel()
       }
     }
-    const [secret] = await sql`select s.password from private.api_key_secrets s where s.api_key_id = ${key.id}`
+    const [secret] =
+      await sql`select s.password from private.api_key_secrets s where s.api_key_id = ${key.id}`
     expect(secret?.password).toMatch(/^v1\./)
   })
 })
@@ -294,12 +345,24 @@ describe('guessing', () => {
   test('wrong, malformed and revoked keys get the same answer', async () => {
     const { key } = await aKey()
     const answers = new Set<string>()
-    for (const wrong of [key.slice(0, -1) + (key.endsWith('A') ? 'B' : 'A'), key.slice(0, 20), 'blk_', 'x'.repeat(4000), backend.keys.publishable]) {
+    for (
+      const wrong of [
+        key.slice(0, -1) + (key.endsWith('A') ? 'B' : 'A'),
+        key.slice(0, 20),
+        'blk_',
+        'x'.repeat(4000),
+        backend.keys.publishable,
+      ]
+    ) {
       const answer = await exchange(wrong)
       expect(answer.status).toBe(401)
       answers.add(JSON.stringify(answer.body))
     }
-    expect([...answers]).toEqual([JSON.stringify({ error: { code: 'invalid_api_key', message: 'There is no such API key, or it was revoked' } })])
+    expect([...answers]).toEqual([
+      JSON.stringify({
+        error: { code: 'invalid_api_key', message: 'There is no such API key, or it was revoked' },
+      }),
+    ])
     expect(refusalOf(await exchange(null))).toEqual({ status: 401, code: 'not_authenticated' })
   })
 
@@ -372,19 +435,74 @@ describe('limits', () => {
     const look = () =>
       fetch(`${backend.urls.rest}/rpc/get_public_profile`, {
         method: 'POST',
-        headers: { apikey: backend.keys.publishable, 'content-type': 'application/json', 'cf-connecting-ip': address },
+        headers: {
+          apikey: backend.keys.publishable,
+          'content-type': 'application/json',
+          'cf-connecting-ip': address,
+        },
         body: JSON.stringify({ slug: 'ninguem' }),
       })
     const response = await look()
     expect(response.status).toBe(429)
     expect(response.headers.get('retry-after')).toBe('1')
     const error: unknown = await response.json()
-    expect(businessError(z.object({ code: z.string(), message: z.string(), details: z.string() }).parse(error))).toMatchObject({
+    expect(
+      businessError(z.object({ code: z.string(), message: z.string(), details: z.string() }).parse(error)),
+    ).toMatchObject({
       code: 'BL945',
       name: 'rate_limited',
       detail: { retry_after: 1 },
     })
     expect((await asNobody(backend).rpc('get_public_profile', { slug: 'ninguem' })).status).toBe(200)
+  })
+})
+
+describe('the admin API of Auth, as far as it is imitated here', () => {
+  const admin = asPlatform(backend).auth.admin
+
+  test('makes a login with an id of our choice, changes and finds it; who has it signs in', async () => {
+    const id = randomUUID()
+    const email = `Programa-${id}@exemplo.com.br`
+    const made = await admin.createUser({
+      id,
+      email,
+      password: 'primeira senha',
+      email_confirm: true,
+      app_metadata: { a: 1 },
+    })
+    expect(made.data.user).toMatchObject({
+      id,
+      email: email.toLowerCase(),
+      app_metadata: { a: 1, provider: 'email' },
+    })
+    expect((await admin.updateUserById(id, { password: 'segunda senha', app_metadata: { b: 2 } })).error)
+      .toBeNull()
+    expect((await admin.getUserById(id)).data.user?.app_metadata).toMatchObject({ a: 1, b: 2 })
+
+    const client = asNobody(backend)
+    expect((await client.auth.signInWithPassword({ email, password: 'primeira senha' })).error?.code).toBe(
+      'invalid_credentials',
+    )
+    expect((await client.auth.signInWithPassword({ email, password: 'segunda senha' })).data.user?.id).toBe(
+      id,
+    )
+  })
+
+  test('refuses as GoTrue does', async () => {
+    const email = `programa-${randomUUID()}@exemplo.com.br`
+    expect((await admin.createUser({ email, password: 'uma senha', email_confirm: true })).error).toBeNull()
+    expect((await admin.createUser({ email, password: 'outra senha' })).error).toMatchObject({
+      status: 422,
+      code: 'email_exists',
+    })
+    expect((await admin.updateUserById(randomUUID(), { password: 'uma senha' })).error).toMatchObject({
+      status: 404,
+      code: 'user_not_found',
+    })
+    for (const client of [asNobody(backend), asOwnerOf(clinic)]) {
+      expect((await client.auth.admin.createUser({ email: `x-${email}`, password: 'uma senha' })).error)
+        .toMatchObject({ status: 403, code: 'not_admin' })
+    }
   })
 })
 

@@ -19,8 +19,8 @@ import {
   asAdminOf,
   asOwnerOf,
   aTenant,
-  connectNumber,
   type ConnectedNumber,
+  connectNumber,
   manageInstance,
   memberOf,
   type Tenant,
@@ -110,9 +110,14 @@ async function rotate() {
 }
 
 async function exchanged(): Promise<void> {
-  const response = await fetch(`${stack.urls.functions}/token`, { method: 'POST', headers: { authorization: `Bearer ${key.key}` } })
+  const response = await fetch(`${stack.urls.functions}/token`, {
+    method: 'POST',
+    headers: { authorization: `Bearer ${key.key}` },
+  })
   const { access_token } = z.object({ access_token: z.string() }).parse(await response.json())
-  const program = createClient<Database>(stack.urls.api, stack.keys.publishable, { accessToken: async () => access_token })
+  const program = createClient<Database>(stack.urls.api, stack.keys.publishable, {
+    accessToken: () => Promise.resolve(access_token),
+  })
   expect(valueOf(await program.from('organizations').select('id'))).toEqual([{ id: clinic.organizationId }])
 }
 
@@ -121,9 +126,18 @@ const webhookUrl = () => `${stack.urls.functions}/whatsapp-webhook/meta/${number
 /** Each stored secret does its work. */
 async function everythingWorks(): Promise<void> {
   // The app's two.
-  const delivery = aTextMessage({ to: number.externalId, from: '5511987650001', id: `wamid.${randomBytes(12).toString('hex')}` })
-  expect((await metaWebhook(delivery).signedWith(number.appSecret).postedTo(webhookUrl())).body).toMatchObject({ messages: 1 })
-  const query = new URLSearchParams({ 'hub.mode': 'subscribe', 'hub.challenge': '42', 'hub.verify_token': number.verifyToken })
+  const delivery = aTextMessage({
+    to: number.externalId,
+    from: '5511987650001',
+    id: `wamid.${randomBytes(12).toString('hex')}`,
+  })
+  expect((await metaWebhook(delivery).signedWith(number.appSecret).postedTo(webhookUrl())).body)
+    .toMatchObject({ messages: 1 })
+  const query = new URLSearchParams({
+    'hub.mode': 'subscribe',
+    'hub.challenge': '42',
+    'hub.verify_token': number.verifyToken,
+  })
   expect(await (await fetch(`${webhookUrl()}?${query}`)).text()).toBe('42')
   // The number's.
   const tested = await manageInstance(
@@ -144,14 +158,19 @@ async function everythingWorks(): Promise<void> {
 
 const sealedBy = (keyId: string) =>
   inDatabase(async (sql) => {
-    const [row] = await sql`select coalesce(sum(u.secrets), 0)::int as count from public.encryption_keys_in_use() u where u.key_id = ${keyId}`
+    const [row] =
+      await sql`select coalesce(sum(u.secrets), 0)::int as count from public.encryption_keys_in_use() u where u.key_id = ${keyId}`
     return Number(row?.count)
   })
 
 test('a burst of five thousand messages of one app loses nothing', { timeout: PATIENCE_MS }, async () => {
   const burst = Array.from(
     { length: BURST.deliveries },
-    (_, n) => Array.from({ length: BURST.messagesEach }, (_, m) => ({ id: `wamid.burst-${n}-${m}`, from: `55119800000${n % 90 + 10}` })),
+    (_, n) =>
+      Array.from(
+        { length: BURST.messagesEach },
+        (_, m) => ({ id: `wamid.burst-${n}-${m}`, from: `55119800000${n % 90 + 10}` }),
+      ),
   )
   const statuses = await bySenders(64, burst, async (messages) => {
     const [first, ...others] = messages.map((message) => aTextMessage({ to: number.externalId, ...message }))
@@ -171,7 +190,9 @@ test('a burst of five thousand messages of one app loses nothing', { timeout: PA
   expect(stored?.count).toBe(BURST.deliveries * BURST.messagesEach)
 })
 
-test('under "b,a" everything opens, sealing anew survives a kill, and without a everything opens still', { timeout: PATIENCE_MS }, async () => {
+test('under "b,a" everything opens, sealing anew survives a kill, and without a everything opens still', {
+  timeout: PATIENCE_MS,
+}, async () => {
   await everythingWorks()
   await inDatabase((sql) =>
     // The same secret many times over: expired, so that nothing is signed with it.
