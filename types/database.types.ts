@@ -1574,6 +1574,72 @@ export type Database = {
           },
         ]
       }
+      'message_archives': {
+        Row: {
+          'completed_at': string | null
+          'content_bytes': number
+          'content_sha256': string
+          'created_at': string
+          'file_bytes': number | null
+          'file_sha256': string | null
+          'id': string
+          'month': string
+          'organization_id': string
+          'row_count': number
+          'stale_path': string | null
+          'status': Database['public']['Enums']['archive_status']
+          'storage_path': string
+          'stored_at': string | null
+          'updated_at': string
+          'version': number
+        }
+        ComputedFields: never
+        Insert: {
+          'completed_at'?: string | null
+          'content_bytes': number
+          'content_sha256': string
+          'created_at'?: string
+          'file_bytes'?: number | null
+          'file_sha256'?: string | null
+          'id'?: string
+          'month': string
+          'organization_id': string
+          'row_count': number
+          'stale_path'?: string | null
+          'status'?: Database['public']['Enums']['archive_status']
+          'storage_path': string
+          'stored_at'?: string | null
+          'updated_at'?: string
+          'version'?: number
+        }
+        Update: {
+          'completed_at'?: string | null
+          'content_bytes'?: number
+          'content_sha256'?: string
+          'created_at'?: string
+          'file_bytes'?: number | null
+          'file_sha256'?: string | null
+          'id'?: string
+          'month'?: string
+          'organization_id'?: string
+          'row_count'?: number
+          'stale_path'?: string | null
+          'status'?: Database['public']['Enums']['archive_status']
+          'storage_path'?: string
+          'stored_at'?: string | null
+          'updated_at'?: string
+          'version'?: number
+        }
+        Relationships: [
+          {
+            foreignKeyName: 'message_archives_organization_id_fkey'
+            columns: ['organization_id']
+            isOneToOne: false
+            referencedRelation: 'organizations'
+            referencedColumns: ['id']
+          },
+        ]
+      }
       'message_queue': {
         Row: {
           'attempts': number
@@ -3694,6 +3760,8 @@ export type Database = {
         }
         Returns: Json
       }
+      'continue_archive': { Args: { 'batch_size'?: number; 'job': Json }; Returns: Json }
+      'continue_archive_erasure': { Args: { 'job': Json }; Returns: Json }
       'continue_erasure': { Args: { 'job': Json }; Returns: Json }
       'continue_purge': { Args: { 'batch_size'?: number; 'job': Json }; Returns: Json }
       'create_api_key': {
@@ -4105,6 +4173,8 @@ export type Database = {
           'organization_id': string
         }[]
       }
+      'finish_archive_erasure': { Args: { 'archive_id': string; 'job': Json; 'report': Json }; Returns: Json }
+      'finish_archive_file': { Args: { 'archive_id': string; 'job': Json; 'report': Json }; Returns: Json }
       'finish_backup': {
         Args: {
           'backup_id': string
@@ -4346,6 +4416,18 @@ export type Database = {
           isSetofReturn: false
         }
       }
+      'list_archived_messages': {
+        Args: { 'contact_id'?: string; 'conversation_id'?: string; 'organization_id'?: string }
+        Returns: {
+          'archive_id': string
+          'conversation_ids': (string)[]
+          'file_bytes': number
+          'file_sha256': string
+          'message_count': number
+          'month': string
+          'storage_path': string
+        }[]
+      }
       'list_backups': {
         Args: { 'backup_id'?: string; 'organization_id'?: string }
         Returns: {
@@ -4485,6 +4567,10 @@ export type Database = {
           isOneToOne: true
           isSetofReturn: false
         }
+      }
+      'note_archive_file_removed': {
+        Args: { 'archive_id': string; 'job': Json; 'path': string }
+        Returns: undefined
       }
       'note_backup_file_removed': {
         Args: { 'backup_id': string; 'organization_id': string }
@@ -4628,6 +4714,7 @@ export type Database = {
           isSetofReturn: true
         }
       }
+      'read_archive_lines': { Args: { 'after'?: string; 'archive_id': string; 'job': Json }; Returns: Json }
       'read_backup_chunk': {
         Args: {
           'after_number'?: number
@@ -5443,6 +5530,7 @@ export type Database = {
     }
     Enums: {
       'ab_variant': 'a' | 'b'
+      'archive_status': 'laid_down' | 'stored' | 'completed'
       'audit_operation': 'INSERT' | 'UPDATE' | 'DELETE' | 'EVENT'
       'backup_status': 'pending' | 'running' | 'completed' | 'failed' | 'expired'
       'backup_type': 'daily' | 'weekly' | 'manual'
@@ -5646,6 +5734,7 @@ export const Constants = {
   'public': {
     Enums: {
       'ab_variant': ['a', 'b'],
+      'archive_status': ['laid_down', 'stored', 'completed'],
       'audit_operation': ['INSERT', 'UPDATE', 'DELETE', 'EVENT'],
       'backup_status': ['pending', 'running', 'completed', 'failed', 'expired'],
       'backup_type': ['daily', 'weekly', 'manual'],

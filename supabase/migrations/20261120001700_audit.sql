@@ -122,6 +122,9 @@ comment on column public.audit_log_values.ip_address is 'The last octets go afte
 comment on column public.audit_log_values.salt is 'Makes the digest say nothing about values that are gone.';
 create index audit_log_values_contact_id_idx on public.audit_log_values (organization_id, contact_id) where contact_id is not null;
 comment on index public.audit_log_values_contact_id_idx is 'What erasure deletes.';
+create index audit_log_values_address_idx on public.audit_log_values (organization_id, created_at)
+  where masklen(ip_address) = case family(ip_address) when 4 then 32 else 128 end;
+comment on index public.audit_log_values_address_idx is 'Whose address is not anonymous yet.';
 
 alter table public.audit_log_values enable row level security;
 alter table public.audit_log_values force row level security;

@@ -83,9 +83,6 @@ comment on function private.longest_retention(text) is 'After which a kind is pa
 
 -- Logs --------------------------------------------------------------------------------------------------------------------------
 
-create index analytics_events_created_at_idx on public.analytics_events (organization_id, created_at);
-comment on index public.analytics_events_created_at_idx is 'Retention.';
-
 create function private.delete_past_rows(kind text, at timestamptz default now(), batch_size int default 10000)
 returns bigint
 language plpgsql
@@ -196,10 +193,6 @@ comment on function private.drop_past_partition(timestamptz) is
   'Drops one month of a log that is past the retention of every organization, if it can be had at once; returns its name. Call it until there is none.';
 
 -- The audit log --------------------------------------------------------------------------------------------------------------
-
-create index audit_log_values_address_idx on public.audit_log_values (organization_id, created_at)
-  where masklen(ip_address) = case family(ip_address) when 4 then 32 else 128 end;
-comment on index public.audit_log_values_address_idx is 'Whose address is not anonymous yet.';
 
 create function private.anonymize_addresses(at timestamptz default now(), batch_size int default 10000)
 returns bigint
