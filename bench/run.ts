@@ -7,6 +7,7 @@ const benchmarks: Record<string, () => Promise<unknown>> = {
   booking: () => import('./booking.ts'),
   reply: () => import('./reply.ts'),
   analytics: () => import('./analytics.ts'),
+  audit: () => import('./audit.ts'),
 }
 
 const named = process.argv.slice(2).filter((word) => !word.startsWith('--'))

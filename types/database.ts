@@ -23,6 +23,7 @@ interface JsonColumns {
   ai_interactions: { compliance_flags: string[] }
   analytics_events: { properties: FreeObject }
   api_call_logs: { request_data: FreeObject; response_data: FreeObject }
+  backup_metadata: { row_counts: Record<string, number> }
   bookings: { metadata: FreeObject }
   contacts: { address: Address; preferences: FreeObject; metadata: FreeObject }
   conversations: { metadata: FreeObject }
@@ -62,6 +63,31 @@ export interface IngestSummary {
   unknown: number
   /** For the worker, which then wants to be woken. */
   jobs: number
+}
+
+/** All that is known of a person: see docs/privacy.md. */
+export interface ContactExport {
+  format: 'balcao.contact/1'
+  exported_at: string
+  organization_id: string
+  contact_id: string
+  /** The contact, and those that were merged into it. */
+  contact_ids: string[]
+  /** By the name of the table; rows as they are, without organization_id. */
+  tables: Record<string, FreeObject[]>
+  files: { bucket: 'media'; path: string; message_id: string; filename: string | null; mime_type: string | null }[]
+}
+
+/** Somebody who was erased. */
+export interface Erasure {
+  erasure_id: string
+  contact_id: string
+  contact_ids: string[]
+  erased_at: string
+  /** Null while the logs and Storage are searched. */
+  completed_at: string | null
+  /** How many of each table; of logs, as they are found. */
+  rows: Record<string, number>
 }
 
 /** The ids that prove that a worker holds a job; an array of them for the batch forms. */
@@ -251,6 +277,7 @@ export type AnalyticsRefresh =
 
 /** Of a view Postgres does not know what is never null: these are what may be. */
 interface NullableColumns {
+  audit_trail: 'user_id' | 'table_name' | 'record_id' | 'request_id' | 'old_values' | 'new_values' | 'ip_address' | 'user_agent'
   clinic_metrics_daily: 'avg_delay_minutes' | 'no_show_rate'
   consultant_metrics:
     | 'professional_id'
@@ -272,6 +299,37 @@ interface NullableColumns {
   service_analytics: 'avg_booking_value_cents' | 'ai_booking_completion_rate'
 }
 
+/** What verify_audit_chain() found. */
+export type AuditVerdict =
+  | {
+    is_intact: true
+    seals: number
+    rows: number
+    /** Seals whose rows retention has taken, or is about to. */
+    past_retention: number
+    /** Written in the last minute: not verified yet. */
+    unsealed: number
+    /** To be kept where nobody of this database reaches. */
+    head: { number: number | null; hash: string | null }
+  }
+  | {
+    is_intact: false
+    first_broken: { number: number; reason: AuditBreak; sealed_at: string | null }
+    /** Whole before it. */
+    seals: number
+    rows: number
+  }
+export type AuditBreak =
+  | 'seal_missing'
+  | 'chain_broken'
+  | 'gap'
+  | 'seal_changed'
+  | 'rows_deleted'
+  | 'rows_inserted'
+  | 'rows_changed'
+  | 'values_changed'
+  | 'values_inserted'
+
 /** What came of run_schedule(). */
 export type ScheduleRun =
   | { ran: false; reason: 'already_running' | 'not_due' | 'nothing_to_do' }
@@ -290,6 +348,11 @@ export interface InstanceAnswer {
   app_key: string | null
 }
 
+export type ApiKey = GeneratedTables['api_keys']['Row'] & {
+  /** Shown this once. */
+  key: string
+}
+
 export type Invitation = GeneratedTables['organization_invitations']['Row'] & {
   /** Shown this once. */
   token: string
@@ -300,6 +363,7 @@ type Row<Name extends keyof TypedTables> = TypedTables[Name]['Row']
 interface JsonAnswers {
   claim_jobs: Row<'message_queue'>[]
   complete_job: Row<'message_queue'>
+  create_api_key: ApiKey
   create_webhook_endpoint: Row<'webhook_endpoints'>
   delete_webhook_endpoint: Row<'webhook_endpoints'>
   enqueue_job: Row<'message_queue'>
@@ -308,6 +372,7 @@ interface JsonAnswers {
   postpone_job: Row<'message_queue'>
   process_pending_queue_jobs: Row<'message_queue'>[]
   redeliver: Row<'webhook_deliveries'>
+  revoke_api_key: Row<'api_keys'>
   redrive_job: Row<'message_queue'>
   replay_webhook_event: Row<'webhook_events'>
   retry_message: Row<'messages'>
@@ -330,6 +395,9 @@ interface JsonAnswers {
   create_booking: Row<'bookings'>
   create_flow_from_template: Row<'flows'>
   create_lead: Row<'leads'>
+  create_backup: Row<'backup_metadata'>
+  finish_backup: Row<'backup_metadata'>
+  list_backups: Row<'backup_metadata'>[]
   hold_slot: Row<'bookings'>
   join_waiting_list: Row<'waiting_list'>
   leave_waiting_list: Row<'waiting_list'>
@@ -339,6 +407,12 @@ interface JsonAnswers {
   set_plan: Row<'organizations'>
   start_flow: Row<'flow_sessions'>
   undo_merge: Row<'contact_merges'>
+  open_data_subject_request: Row<'data_subject_requests'>
+  update_data_subject_request: Row<'data_subject_requests'>
+  export_contact_data: ContactExport
+  erase_contact: Erasure
+  list_erasures: Erasure[]
+  continue_erasure: { action: 'again' } | { action: 'remove'; bucket: string; paths: string[] } | JobDone
   answer_notification: JobDone
   cancel_followup: Row<'scheduled_followups'>
   cancel_notification: Row<'notifications'>
@@ -371,6 +445,7 @@ interface JsonAnswers {
   finish_send: JobDone
   get_instance_credentials: { external_id: string; provider: InstanceOfJob['provider']; access_token: string }
   run_schedule: ScheduleRun
+  verify_audit_chain: AuditVerdict
   connect_instance: InstanceAnswer
   update_instance: InstanceAnswer
   disconnect_instance: InstanceAnswer

@@ -323,6 +323,202 @@ export type Database = {
         }
         Relationships: []
       }
+      'api_keys': {
+        Row: {
+          'created_at': string
+          'created_by': string | null
+          'expires_at': string | null
+          'id': string
+          'last_used_at': string | null
+          'name': string
+          'organization_id': string
+          'prefix': string
+          'revoked_at': string | null
+          'role': Database['public']['Enums']['member_role']
+          'updated_at': string
+          'user_id': string
+        }
+        ComputedFields: never
+        Insert: {
+          'created_at'?: string
+          'created_by'?: string | null
+          'expires_at'?: string | null
+          'id'?: string
+          'last_used_at'?: string | null
+          'name': string
+          'organization_id'?: string
+          'prefix': string
+          'revoked_at'?: string | null
+          'role': Database['public']['Enums']['member_role']
+          'updated_at'?: string
+          'user_id'?: string
+        }
+        Update: {
+          'created_at'?: string
+          'created_by'?: string | null
+          'expires_at'?: string | null
+          'id'?: string
+          'last_used_at'?: string | null
+          'name'?: string
+          'organization_id'?: string
+          'prefix'?: string
+          'revoked_at'?: string | null
+          'role'?: Database['public']['Enums']['member_role']
+          'updated_at'?: string
+          'user_id'?: string
+        }
+        Relationships: [
+          {
+            foreignKeyName: 'api_keys_created_by_fkey'
+            columns: ['organization_id', 'created_by']
+            isOneToOne: false
+            referencedRelation: 'user_roles'
+            referencedColumns: ['organization_id', 'user_id']
+          },
+          {
+            foreignKeyName: 'api_keys_organization_id_fkey'
+            columns: ['organization_id']
+            isOneToOne: false
+            referencedRelation: 'organizations'
+            referencedColumns: ['id']
+          },
+        ]
+      }
+      'audit_log_values': {
+        Row: {
+          'audit_log_id': string
+          'contact_id': string | null
+          'created_at': string
+          'ip_address': unknown
+          'new_values': Json | null
+          'old_values': Json | null
+          'organization_id': string
+          'salt': string
+          'user_agent': string | null
+        }
+        ComputedFields: never
+        Insert: {
+          'audit_log_id': string
+          'contact_id'?: string | null
+          'created_at'?: string
+          'ip_address'?: unknown
+          'new_values'?: Json | null
+          'old_values'?: Json | null
+          'organization_id': string
+          'salt'?: string
+          'user_agent'?: string | null
+        }
+        Update: {
+          'audit_log_id'?: string
+          'contact_id'?: string | null
+          'created_at'?: string
+          'ip_address'?: unknown
+          'new_values'?: Json | null
+          'old_values'?: Json | null
+          'organization_id'?: string
+          'salt'?: string
+          'user_agent'?: string | null
+        }
+        Relationships: []
+      }
+      'audit_logs': {
+        Row: {
+          'action': string
+          'actor_role': string
+          'created_at': string
+          'details': NonNullable<Json>
+          'epoch': number
+          'id': string
+          'operation': Database['public']['Enums']['audit_operation']
+          'organization_id': string
+          'origin_digest': string
+          'record_id': string | null
+          'request_id': string | null
+          'table_name': string | null
+          'transaction_id': unknown
+          'user_id': string | null
+          'values_digest': string
+        }
+        ComputedFields: never
+        Insert: {
+          'action': string
+          'actor_role': string
+          'created_at'?: string
+          'details'?: NonNullable<Json>
+          'epoch'?: number
+          'id'?: string
+          'operation': Database['public']['Enums']['audit_operation']
+          'organization_id': string
+          'origin_digest': string
+          'record_id'?: string | null
+          'request_id'?: string | null
+          'table_name'?: string | null
+          'transaction_id'?: unknown
+          'user_id'?: string | null
+          'values_digest': string
+        }
+        Update: {
+          'action'?: string
+          'actor_role'?: string
+          'created_at'?: string
+          'details'?: NonNullable<Json>
+          'epoch'?: number
+          'id'?: string
+          'operation'?: Database['public']['Enums']['audit_operation']
+          'organization_id'?: string
+          'origin_digest'?: string
+          'record_id'?: string | null
+          'request_id'?: string | null
+          'table_name'?: string | null
+          'transaction_id'?: unknown
+          'user_id'?: string | null
+          'values_digest'?: string
+        }
+        Relationships: []
+      }
+      'audit_seals': {
+        Row: {
+          'created_at': string
+          'epoch': number
+          'from_transaction_id': unknown
+          'hash': string
+          'last_created_at': string
+          'number': number
+          'organization_id': string
+          'previous_hash': string
+          'row_count': number
+          'rows_hash': string
+          'to_transaction_id': unknown
+        }
+        ComputedFields: never
+        Insert: {
+          'created_at'?: string
+          'epoch': number
+          'from_transaction_id': unknown
+          'hash': string
+          'last_created_at': string
+          'number': number
+          'organization_id': string
+          'previous_hash': string
+          'row_count': number
+          'rows_hash': string
+          'to_transaction_id': unknown
+        }
+        Update: {
+          'created_at'?: string
+          'epoch'?: number
+          'from_transaction_id'?: unknown
+          'hash'?: string
+          'last_created_at'?: string
+          'number'?: number
+          'organization_id'?: string
+          'previous_hash'?: string
+          'row_count'?: number
+          'rows_hash'?: string
+          'to_transaction_id'?: unknown
+        }
+        Relationships: []
+      }
       'authorized_owner_numbers': {
         Row: {
           'created_at': string
@@ -355,6 +551,78 @@ export type Database = {
         Relationships: [
           {
             foreignKeyName: 'authorized_owner_numbers_organization_id_fkey'
+            columns: ['organization_id']
+            isOneToOne: false
+            referencedRelation: 'organizations'
+            referencedColumns: ['id']
+          },
+        ]
+      }
+      'backup_metadata': {
+        Row: {
+          'backup_type': Database['public']['Enums']['backup_type']
+          'checksum': string | null
+          'completed_at': string | null
+          'created_at': string
+          'error': string | null
+          'expires_at': string | null
+          'file_removed_at': string | null
+          'id': string
+          'key_id': string | null
+          'organization_id': string
+          'requested_by': string | null
+          'row_counts': Json | null
+          'scheduled_on': string | null
+          'size_bytes': number | null
+          'started_at': string | null
+          'status': Database['public']['Enums']['backup_status']
+          'storage_path': string | null
+          'updated_at': string
+        }
+        ComputedFields: never
+        Insert: {
+          'backup_type': Database['public']['Enums']['backup_type']
+          'checksum'?: string | null
+          'completed_at'?: string | null
+          'created_at'?: string
+          'error'?: string | null
+          'expires_at'?: string | null
+          'file_removed_at'?: string | null
+          'id'?: string
+          'key_id'?: string | null
+          'organization_id': string
+          'requested_by'?: string | null
+          'row_counts'?: Json | null
+          'scheduled_on'?: string | null
+          'size_bytes'?: number | null
+          'started_at'?: string | null
+          'status'?: Database['public']['Enums']['backup_status']
+          'storage_path'?: string | null
+          'updated_at'?: string
+        }
+        Update: {
+          'backup_type'?: Database['public']['Enums']['backup_type']
+          'checksum'?: string | null
+          'completed_at'?: string | null
+          'created_at'?: string
+          'error'?: string | null
+          'expires_at'?: string | null
+          'file_removed_at'?: string | null
+          'id'?: string
+          'key_id'?: string | null
+          'organization_id'?: string
+          'requested_by'?: string | null
+          'row_counts'?: Json | null
+          'scheduled_on'?: string | null
+          'size_bytes'?: number | null
+          'started_at'?: string | null
+          'status'?: Database['public']['Enums']['backup_status']
+          'storage_path'?: string | null
+          'updated_at'?: string
+        }
+        Relationships: [
+          {
+            foreignKeyName: 'backup_metadata_organization_id_fkey'
             columns: ['organization_id']
             isOneToOne: false
             referencedRelation: 'organizations'
@@ -636,6 +904,7 @@ export type Database = {
           'cpf': string | null
           'created_at': string
           'email': string | null
+          'erased_at': string | null
           'id': string
           'identity_changed_at': string | null
           'last_interaction_at': string | null
@@ -662,6 +931,7 @@ export type Database = {
           'cpf'?: string | null
           'created_at'?: string
           'email'?: string | null
+          'erased_at'?: string | null
           'id'?: string
           'identity_changed_at'?: string | null
           'last_interaction_at'?: string | null
@@ -687,6 +957,7 @@ export type Database = {
           'cpf'?: string | null
           'created_at'?: string
           'email'?: string | null
+          'erased_at'?: string | null
           'id'?: string
           'identity_changed_at'?: string | null
           'last_interaction_at'?: string | null
@@ -845,6 +1116,93 @@ export type Database = {
             isOneToOne: false
             referencedRelation: 'locations'
             referencedColumns: ['organization_id', 'id']
+          },
+        ]
+      }
+      'data_subject_requests': {
+        Row: {
+          'completed_at': string | null
+          'contact_id': string | null
+          'created_at': string
+          'due_at': string
+          'handled_by': string | null
+          'id': string
+          'is_open': boolean
+          'kind': Database['public']['Enums']['data_subject_request_kind']
+          'notes': string | null
+          'opened_by': string | null
+          'organization_id': string
+          'refusal_reason': string | null
+          'requested_at': string
+          'requester': string | null
+          'status': Database['public']['Enums']['data_subject_request_status']
+          'updated_at': string
+        }
+        ComputedFields: never
+        Insert: {
+          'completed_at'?: string | null
+          'contact_id'?: string | null
+          'created_at'?: string
+          'due_at'?: string
+          'handled_by'?: string | null
+          'id'?: string
+          'is_open'?: never
+          'kind': Database['public']['Enums']['data_subject_request_kind']
+          'notes'?: string | null
+          'opened_by'?: string | null
+          'organization_id'?: string
+          'refusal_reason'?: string | null
+          'requested_at'?: string
+          'requester'?: string | null
+          'status'?: Database['public']['Enums']['data_subject_request_status']
+          'updated_at'?: string
+        }
+        Update: {
+          'completed_at'?: string | null
+          'contact_id'?: string | null
+          'created_at'?: string
+          'due_at'?: string
+          'handled_by'?: string | null
+          'id'?: string
+          'is_open'?: never
+          'kind'?: Database['public']['Enums']['data_subject_request_kind']
+          'notes'?: string | null
+          'opened_by'?: string | null
+          'organization_id'?: string
+          'refusal_reason'?: string | null
+          'requested_at'?: string
+          'requester'?: string | null
+          'status'?: Database['public']['Enums']['data_subject_request_status']
+          'updated_at'?: string
+        }
+        Relationships: [
+          {
+            foreignKeyName: 'data_subject_requests_contact_id_fkey'
+            columns: ['organization_id', 'contact_id']
+            isOneToOne: false
+            referencedRelation: 'contacts'
+            referencedColumns: ['organization_id', 'id']
+          },
+          {
+            foreignKeyName: 'data_subject_requests_handled_by_fkey'
+            columns: ['organization_id', 'handled_by']
+            isOneToOne: false
+            referencedRelation: 'user_roles'
+            referencedColumns: ['organization_id', 'user_id']
+          },
+          {
+            foreignKeyName: 'data_subject_requests_opened_by_fkey'
+            columns: ['organization_id', 'opened_by']
+            isOneToOne: false
+            referencedRelation: 'user_roles'
+            referencedColumns: ['organization_id', 'user_id']
+          },
+          {
+            foreignKeyName: 'data_subject_requests_organization_id_fkey'
+            columns: ['organization_id']
+            isOneToOne: false
+            referencedRelation: 'organizations'
+            referencedColumns: ['id']
           },
         ]
       }
@@ -1209,6 +1567,72 @@ export type Database = {
         Relationships: [
           {
             foreignKeyName: 'locations_organization_id_fkey'
+            columns: ['organization_id']
+            isOneToOne: false
+            referencedRelation: 'organizations'
+            referencedColumns: ['id']
+          },
+        ]
+      }
+      'message_archives': {
+        Row: {
+          'completed_at': string | null
+          'content_bytes': number
+          'content_sha256': string
+          'created_at': string
+          'file_bytes': number | null
+          'file_sha256': string | null
+          'id': string
+          'month': string
+          'organization_id': string
+          'row_count': number
+          'stale_path': string | null
+          'status': Database['public']['Enums']['archive_status']
+          'storage_path': string
+          'stored_at': string | null
+          'updated_at': string
+          'version': number
+        }
+        ComputedFields: never
+        Insert: {
+          'completed_at'?: string | null
+          'content_bytes': number
+          'content_sha256': string
+          'created_at'?: string
+          'file_bytes'?: number | null
+          'file_sha256'?: string | null
+          'id'?: string
+          'month': string
+          'organization_id': string
+          'row_count': number
+          'stale_path'?: string | null
+          'status'?: Database['public']['Enums']['archive_status']
+          'storage_path': string
+          'stored_at'?: string | null
+          'updated_at'?: string
+          'version'?: number
+        }
+        Update: {
+          'completed_at'?: string | null
+          'content_bytes'?: number
+          'content_sha256'?: string
+          'created_at'?: string
+          'file_bytes'?: number | null
+          'file_sha256'?: string | null
+          'id'?: string
+          'month'?: string
+          'organization_id'?: string
+          'row_count'?: number
+          'stale_path'?: string | null
+          'status'?: Database['public']['Enums']['archive_status']
+          'storage_path'?: string
+          'stored_at'?: string | null
+          'updated_at'?: string
+          'version'?: number
+        }
+        Relationships: [
+          {
+            foreignKeyName: 'message_archives_organization_id_fkey'
             columns: ['organization_id']
             isOneToOne: false
             referencedRelation: 'organizations'
@@ -2753,6 +3177,27 @@ export type Database = {
       }
     }
     Views: {
+      'audit_trail': {
+        Row: {
+          'action': string
+          'actor_role': string
+          'created_at': string
+          'details': NonNullable<Json>
+          'id': string
+          'ip_address': unknown
+          'new_values': Json | null
+          'old_values': Json | null
+          'operation': Database['public']['Enums']['audit_operation']
+          'organization_id': string
+          'record_id': string | null
+          'request_id': string | null
+          'table_name': string | null
+          'user_agent': string | null
+          'user_id': string | null
+        }
+        ComputedFields: never
+        Relationships: []
+      }
       'clinic_metrics_daily': {
         Row: {
           'avg_delay_minutes': number | null
@@ -2934,6 +3379,10 @@ export type Database = {
       }
     }
     Functions: {
+      'abandon_restore': {
+        Args: { 'error': string; 'organization_id': string; 'restore_id': string; 'token': string }
+        Returns: undefined
+      }
       'accept_invitation': {
         Args: { 'token': string }
         Returns: {
@@ -2994,6 +3443,7 @@ export type Database = {
           isSetofReturn: false
         }
       }
+      'admit_api_key': { Args: { 'api_key_id': string; 'organization_id': string }; Returns: undefined }
       'answer_notification': { Args: { 'job': Json }; Returns: Json }
       'assign_conversation': {
         Args: { 'conversation_id': string; 'organization_id'?: string; 'user_id'?: string }
@@ -3030,10 +3480,20 @@ export type Database = {
           isSetofReturn: false
         }
       }
+      'backup_files_to_remove': {
+        Args: Record<PropertyKey, never>
+        Returns: {
+          'id': string
+          'organization_id': string
+          'storage_path': string
+        }[]
+      }
+      'begin_backup': { Args: { 'backup_id': string; 'organization_id': string }; Returns: Json }
       'begin_delivery': { Args: { 'job': Json }; Returns: Json }
       'begin_flow_turn': { Args: { 'job': Json }; Returns: Json }
       'begin_media_fetch': { Args: { 'job': Json }; Returns: Json }
       'begin_replay': { Args: { 'job': Json }; Returns: Json }
+      'begin_restore': { Args: { 'manifest': Json; 'organization_id': string }; Returns: Json }
       'begin_send': { Args: { 'job': Json }; Returns: Json }
       'cancel_booking': {
         Args: { 'id': string; 'organization_id'?: string; 'reason'?: string }
@@ -3197,6 +3657,7 @@ export type Database = {
           isSetofReturn: true
         }
       }
+      'cleanup_expired_backups': { Args: Record<PropertyKey, never>; Returns: Json }
       'close_conversation': {
         Args: { 'conversation_id': string; 'organization_id'?: string; 'satisfaction_score'?: number }
         Returns: {
@@ -3232,6 +3693,7 @@ export type Database = {
           isSetofReturn: false
         }
       }
+      'close_organization': { Args: { 'organization_id': string; 'reason'?: string }; Returns: Json }
       'complete_booking': {
         Args: { 'id': string; 'organization_id'?: string }
         Returns: {
@@ -3375,6 +3837,48 @@ export type Database = {
           'webhook_base_url'?: string
         }
         Returns: Json
+      }
+      'continue_archive': { Args: { 'batch_size'?: number; 'job': Json }; Returns: Json }
+      'continue_archive_erasure': { Args: { 'job': Json }; Returns: Json }
+      'continue_erasure': { Args: { 'job': Json }; Returns: Json }
+      'continue_purge': { Args: { 'batch_size'?: number; 'job': Json }; Returns: Json }
+      'create_api_key': {
+        Args: {
+          'expires_at'?: string
+          'name': string
+          'organization_id'?: string
+          'role': Database['public']['Enums']['member_role']
+        }
+        Returns: Json
+      }
+      'create_backup': {
+        Args: { 'organization_id'?: string; 'runs_at_once'?: boolean }
+        Returns: {
+          'backup_type': Database['public']['Enums']['backup_type']
+          'checksum': string | null
+          'completed_at': string | null
+          'created_at': string
+          'error': string | null
+          'expires_at': string | null
+          'file_removed_at': string | null
+          'id': string
+          'key_id': string | null
+          'organization_id': string
+          'requested_by': string | null
+          'row_counts': Json | null
+          'scheduled_on': string | null
+          'size_bytes': number | null
+          'started_at': string | null
+          'status': Database['public']['Enums']['backup_status']
+          'storage_path': string | null
+          'updated_at': string
+        }
+        SetofOptions: {
+          from: '*'
+          to: 'backup_metadata'
+          isOneToOne: true
+          isSetofReturn: false
+        }
       }
       'create_booking': {
         Args: {
@@ -3585,6 +4089,15 @@ export type Database = {
           'scheduled_for': string
         }[]
       }
+      'encryption_keys_in_use': {
+        Args: Record<PropertyKey, never>
+        Returns: {
+          'backups': number
+          'backups_until': string
+          'key_id': string
+          'secrets': number
+        }[]
+      }
       'enqueue_job': {
         Args: {
           'idempotency_key'?: string
@@ -3645,6 +4158,12 @@ export type Database = {
           isSetofReturn: false
         }
       }
+      'erase_contact': {
+        Args: { 'contact_id': string; 'organization_id'?: string; 'reason': string }
+        Returns: Json
+      }
+      'exchange_api_key': { Args: { 'address': string; 'key_hash': string }; Returns: Json }
+      'export_contact_data': { Args: { 'contact_id': string; 'organization_id'?: string }; Returns: Json }
       'extend_lease': {
         Args: { 'fencing_token': number; 'id': string; 'lease'?: string; 'organization_id': string }
         Returns: {
@@ -3682,6 +4201,10 @@ export type Database = {
           'id': string
           'organization_id': string
         }[]
+      }
+      'fail_backup': {
+        Args: { 'backup_id': string; 'error': string; 'organization_id': string; 'token': string }
+        Returns: undefined
       }
       'fail_job': {
         Args: {
@@ -3728,10 +4251,59 @@ export type Database = {
           'organization_id': string
         }[]
       }
+      'finish_archive_erasure': { Args: { 'archive_id': string; 'job': Json; 'report': Json }; Returns: Json }
+      'finish_archive_file': { Args: { 'archive_id': string; 'job': Json; 'report': Json }; Returns: Json }
+      'finish_backup': {
+        Args: {
+          'backup_id': string
+          'checksum': string
+          'key_id': string
+          'organization_id': string
+          'row_counts': Json
+          'size_bytes': number
+          'token': string
+        }
+        Returns: {
+          'backup_type': Database['public']['Enums']['backup_type']
+          'checksum': string | null
+          'completed_at': string | null
+          'created_at': string
+          'error': string | null
+          'expires_at': string | null
+          'file_removed_at': string | null
+          'id': string
+          'key_id': string | null
+          'organization_id': string
+          'requested_by': string | null
+          'row_counts': Json | null
+          'scheduled_on': string | null
+          'size_bytes': number | null
+          'started_at': string | null
+          'status': Database['public']['Enums']['backup_status']
+          'storage_path': string | null
+          'updated_at': string
+        }
+        SetofOptions: {
+          from: '*'
+          to: 'backup_metadata'
+          isOneToOne: true
+          isSetofReturn: false
+        }
+      }
       'finish_delivery': { Args: { 'job': Json; 'outcome': Json }; Returns: Json }
       'finish_flow_turn': { Args: { 'job': Json; 'result': Json }; Returns: Json }
       'finish_media_fetch': { Args: { 'api_calls'?: Json; 'job': Json; 'outcome': Json }; Returns: Json }
       'finish_replay': { Args: { 'job': Json; 'parts': Json }; Returns: Json }
+      'finish_restore': {
+        Args: {
+          'erased_contacts'?: (string)[]
+          'organization_id': string
+          'restore_id': string
+          'skip_missing_members'?: boolean
+          'token': string
+        }
+        Returns: Json
+      }
       'finish_schedule_run': {
         Args: { 'error'?: string; 'result'?: Json; 'run_id': string }
         Returns: undefined
@@ -3757,6 +4329,7 @@ export type Database = {
         }
       }
       'get_flow_facts': { Args: { 'job': Json; 'need': Json }; Returns: Json }
+      'get_function_key': { Args: Record<PropertyKey, never>; Returns: string }
       'get_instance_credentials': {
         Args: { 'instance_id': string; 'organization_id': string }
         Returns: Json
@@ -3887,6 +4460,10 @@ export type Database = {
           isSetofReturn: false
         }
       }
+      'keep_api_key_password': {
+        Args: { 'api_key_id': string; 'organization_id': string; 'password': string; 'replaces'?: string }
+        Returns: string
+      }
       'leave_waiting_list': {
         Args: { 'id': string; 'organization_id'?: string }
         Returns: {
@@ -3916,6 +4493,58 @@ export type Database = {
           isOneToOne: true
           isSetofReturn: false
         }
+      }
+      'list_archived_messages': {
+        Args: { 'contact_id'?: string; 'conversation_id'?: string; 'organization_id'?: string }
+        Returns: {
+          'archive_id': string
+          'conversation_ids': (string)[]
+          'file_bytes': number
+          'file_sha256': string
+          'message_count': number
+          'month': string
+          'storage_path': string
+        }[]
+      }
+      'list_backups': {
+        Args: { 'backup_id'?: string; 'organization_id'?: string }
+        Returns: {
+          'backup_type': Database['public']['Enums']['backup_type']
+          'checksum': string | null
+          'completed_at': string | null
+          'created_at': string
+          'error': string | null
+          'expires_at': string | null
+          'file_removed_at': string | null
+          'id': string
+          'key_id': string | null
+          'organization_id': string
+          'requested_by': string | null
+          'row_counts': Json | null
+          'scheduled_on': string | null
+          'size_bytes': number | null
+          'started_at': string | null
+          'status': Database['public']['Enums']['backup_status']
+          'storage_path': string | null
+          'updated_at': string
+        }[]
+        SetofOptions: {
+          from: '*'
+          to: 'backup_metadata'
+          isOneToOne: false
+          isSetofReturn: true
+        }
+      }
+      'list_erasures': { Args: { 'organization_id'?: string }; Returns: Json }
+      'log_audit_event': {
+        Args: {
+          'action': string
+          'details'?: Json
+          'organization_id'?: string
+          'resource_id'?: string
+          'resource_type'?: string
+        }
+        Returns: undefined
       }
       'mark_conversation_read': {
         Args: { 'conversation_id': string; 'last_message_id'?: string; 'organization_id'?: string }
@@ -4017,6 +4646,84 @@ export type Database = {
           isSetofReturn: false
         }
       }
+      'note_archive_file_removed': {
+        Args: { 'archive_id': string; 'job': Json; 'path': string }
+        Returns: undefined
+      }
+      'note_backup_file_removed': {
+        Args: { 'backup_id': string; 'organization_id': string }
+        Returns: undefined
+      }
+      'open_data_subject_request': {
+        Args: {
+          'contact_id'?: string
+          'kind': Database['public']['Enums']['data_subject_request_kind']
+          'notes'?: string
+          'organization_id'?: string
+          'requested_at'?: string
+          'requester'?: string
+        }
+        Returns: {
+          'completed_at': string | null
+          'contact_id': string | null
+          'created_at': string
+          'due_at': string
+          'handled_by': string | null
+          'id': string
+          'is_open': boolean
+          'kind': Database['public']['Enums']['data_subject_request_kind']
+          'notes': string | null
+          'opened_by': string | null
+          'organization_id': string
+          'refusal_reason': string | null
+          'requested_at': string
+          'requester': string | null
+          'status': Database['public']['Enums']['data_subject_request_status']
+          'updated_at': string
+        }
+        SetofOptions: {
+          from: '*'
+          to: 'data_subject_requests'
+          isOneToOne: true
+          isSetofReturn: false
+        }
+      }
+      'platform_list_organizations': {
+        Args: { 'reason': string; 'search'?: string }
+        Returns: {
+          'closed_at': string | null
+          'created_at': string
+          'currency': string
+          'id': string
+          'is_active': boolean
+          'locale': string
+          'metadata': NonNullable<Json>
+          'name': string
+          'plan_expires_at': string | null
+          'plan_type': Database['public']['Enums']['plan_type']
+          'slug': string
+          'timezone': string
+          'updated_at': string
+          'vertical': Database['public']['Enums']['business_vertical']
+        }[]
+        SetofOptions: {
+          from: '*'
+          to: 'organizations'
+          isOneToOne: false
+          isSetofReturn: true
+        }
+      }
+      'platform_read': {
+        Args: {
+          'after_id'?: string
+          'organization_id': string
+          'page_size'?: number
+          'reason': string
+          'record_id'?: string
+          'table_name': string
+        }
+        Returns: Json[]
+      }
       'postpone_job': {
         Args: {
           'fencing_token': number
@@ -4085,6 +4792,18 @@ export type Database = {
           isSetofReturn: true
         }
       }
+      'read_archive_lines': { Args: { 'after'?: string; 'archive_id': string; 'job': Json }; Returns: Json }
+      'read_backup_chunk': {
+        Args: {
+          'after_number'?: number
+          'after_table'?: string
+          'backup_id': string
+          'organization_id': string
+          'token': string
+        }
+        Returns: Json
+      }
+      'reapply_erasures': { Args: { 'erasures': Json; 'organization_id': string }; Returns: number }
       'record_ab_test_conversion': {
         Args: { 'ab_test_id': string; 'contact_id': string; 'organization_id'?: string }
         Returns: {
@@ -4166,6 +4885,10 @@ export type Database = {
       'refresh_analytics_views': { Args: Record<PropertyKey, never>; Returns: Json[] }
       'register_platform_meta_app': {
         Args: { 'app_key': string; 'app_secret': string; 'verify_token': string }
+        Returns: Json
+      }
+      'release_restored_organization': {
+        Args: { 'organization_id': string; 'webhook_base_url'?: string }
         Returns: Json
       }
       'release_to_bot': {
@@ -4255,6 +4978,7 @@ export type Database = {
           isSetofReturn: false
         }
       }
+      'reopen_organization': { Args: { 'organization_id': string; 'reason'?: string }; Returns: Json }
       'replay_webhook_event': {
         Args: { 'id': string; 'organization_id'?: string }
         Returns: {
@@ -4337,6 +5061,16 @@ export type Database = {
           isSetofReturn: false
         }
       }
+      'reseal_secret': {
+        Args: {
+          'column_name': string
+          'resealed': string
+          'row_key': string
+          'sealed': string
+          'table_name': string
+        }
+        Returns: boolean
+      }
       'retry_failed_queue_jobs': { Args: Record<PropertyKey, never>; Returns: number }
       'retry_message': {
         Args: { 'message_id': string; 'organization_id'?: string }
@@ -4375,6 +5109,29 @@ export type Database = {
         SetofOptions: {
           from: '*'
           to: 'messages'
+          isOneToOne: true
+          isSetofReturn: false
+        }
+      }
+      'revoke_api_key': {
+        Args: { 'api_key_id': string; 'organization_id'?: string }
+        Returns: {
+          'created_at': string
+          'created_by': string | null
+          'expires_at': string | null
+          'id': string
+          'last_used_at': string | null
+          'name': string
+          'organization_id': string
+          'prefix': string
+          'revoked_at': string | null
+          'role': Database['public']['Enums']['member_role']
+          'updated_at': string
+          'user_id': string
+        }
+        SetofOptions: {
+          from: '*'
+          to: 'api_keys'
           isOneToOne: true
           isSetofReturn: false
         }
@@ -4428,6 +5185,17 @@ export type Database = {
           isOneToOne: false
           isSetofReturn: true
         }
+      }
+      'secrets_to_reseal': {
+        Args: { 'after'?: Json; 'key_id': string; 'page_size'?: number }
+        Returns: {
+          'column_name': string
+          'organization_id': string
+          'purpose': string
+          'row_key': string
+          'sealed': string
+          'table_name': string
+        }[]
       }
       'send_message': {
         Args: {
@@ -4566,6 +5334,17 @@ export type Database = {
           isOneToOne: true
           isSetofReturn: false
         }
+      }
+      'stage_restore_chunk': {
+        Args: {
+          'content': string
+          'number': number
+          'organization_id': string
+          'restore_id': string
+          'table_name': string
+          'token': string
+        }
+        Returns: undefined
       }
       'start_flow': {
         Args: { 'conversation_id': string; 'flow_id': string; 'organization_id'?: string }
@@ -4748,6 +5527,40 @@ export type Database = {
           isSetofReturn: false
         }
       }
+      'update_data_subject_request': {
+        Args: {
+          'contact_id'?: string
+          'id': string
+          'notes'?: string
+          'organization_id'?: string
+          'refusal_reason'?: string
+          'status'?: Database['public']['Enums']['data_subject_request_status']
+        }
+        Returns: {
+          'completed_at': string | null
+          'contact_id': string | null
+          'created_at': string
+          'due_at': string
+          'handled_by': string | null
+          'id': string
+          'is_open': boolean
+          'kind': Database['public']['Enums']['data_subject_request_kind']
+          'notes': string | null
+          'opened_by': string | null
+          'organization_id': string
+          'refusal_reason': string | null
+          'requested_at': string
+          'requester': string | null
+          'status': Database['public']['Enums']['data_subject_request_status']
+          'updated_at': string
+        }
+        SetofOptions: {
+          from: '*'
+          to: 'data_subject_requests'
+          isOneToOne: true
+          isSetofReturn: false
+        }
+      }
       'update_instance': {
         Args: {
           'access_token'?: string
@@ -4792,10 +5605,15 @@ export type Database = {
         }
       }
       'user_organization_id': { Args: { 'user_id'?: string }; Returns: string }
+      'verify_audit_chain': { Args: { 'organization_id'?: string }; Returns: Json }
     }
     Enums: {
       'ab_variant': 'a' | 'b'
       'alert_severity': 'warning' | 'critical'
+      'archive_status': 'laid_down' | 'stored' | 'completed'
+      'audit_operation': 'INSERT' | 'UPDATE' | 'DELETE' | 'EVENT'
+      'backup_status': 'pending' | 'running' | 'completed' | 'failed' | 'expired'
+      'backup_type': 'daily' | 'weekly' | 'manual'
       'booking_confirmer': 'patient' | 'agent' | 'system'
       'booking_creator': 'ai' | 'flow' | 'human' | 'customer' | 'system'
       'booking_status': 'hold' | 'scheduled' | 'confirmed' | 'completed' | 'cancelled' | 'no_show'
@@ -4811,6 +5629,8 @@ export type Database = {
       'contact_status': 'active' | 'inactive' | 'blocked'
       'conversation_priority': 'low' | 'normal' | 'high' | 'urgent'
       'conversation_status': 'active' | 'waiting_human' | 'transferred' | 'closed'
+      'data_subject_request_kind': 'access' | 'correction' | 'erasure' | 'portability' | 'objection'
+      'data_subject_request_status': 'open' | 'in_progress' | 'done' | 'refused'
       'day_period': 'any' | 'morning' | 'afternoon' | 'evening'
       'flow_session_status': 'running' | 'completed' | 'handed_over' | 'expired' | 'cancelled'
       'followup_type': 'no_reply' | 'reactivation' | 'post_visit' | 'other'
@@ -4996,6 +5816,10 @@ export const Constants = {
     Enums: {
       'ab_variant': ['a', 'b'],
       'alert_severity': ['warning', 'critical'],
+      'archive_status': ['laid_down', 'stored', 'completed'],
+      'audit_operation': ['INSERT', 'UPDATE', 'DELETE', 'EVENT'],
+      'backup_status': ['pending', 'running', 'completed', 'failed', 'expired'],
+      'backup_type': ['daily', 'weekly', 'manual'],
       'booking_confirmer': ['patient', 'agent', 'system'],
       'booking_creator': ['ai', 'flow', 'human', 'customer', 'system'],
       'booking_status': ['hold', 'scheduled', 'confirmed', 'completed', 'cancelled', 'no_show'],
@@ -5012,6 +5836,8 @@ export const Constants = {
       'contact_status': ['active', 'inactive', 'blocked'],
       'conversation_priority': ['low', 'normal', 'high', 'urgent'],
       'conversation_status': ['active', 'waiting_human', 'transferred', 'closed'],
+      'data_subject_request_kind': ['access', 'correction', 'erasure', 'portability', 'objection'],
+      'data_subject_request_status': ['open', 'in_progress', 'done', 'refused'],
       'day_period': ['any', 'morning', 'afternoon', 'evening'],
       'flow_session_status': ['running', 'completed', 'handed_over', 'expired', 'cancelled'],
       'followup_type': ['no_reply', 'reactivation', 'post_visit', 'other'],

@@ -29,8 +29,11 @@ export type QuietHours = z.infer<typeof quietHours>
 
 /** organization_settings.retention_overrides: days to keep, by kind; only upwards of the platform's. */
 export const retentionOverrides = z.partialRecord(
-  z.enum(['webhook_events', 'audit_ip_addresses', 'audit_logs', 'messages', 'daily_backups', 'weekly_backups']),
-  z.int().positive(),
+  z.enum([
+    'webhook_events', 'api_call_logs', 'analytics_events', 'audit_ip_addresses', 'audit_logs', 'messages', 'closed_organizations',
+    'daily_backups', 'weekly_backups',
+  ]),
+  z.int().positive().max(36525),
 )
 export type RetentionOverrides = z.infer<typeof retentionOverrides>
 

@@ -158,6 +158,8 @@ export const webhookEvent = z.discriminatedUnion('type', [
   /** Two contacts are one person: what refers to the merged one is the kept one's now; and the way back. */
   event('contact.merged', merge),
   event('contact.unmerged', merge),
+  /** The person asked for it: forget, too, what you were told of these contacts (LGPD, art. 18, § 6). */
+  event('contact.erased', { contact_id: id, merged_contact_ids: z.array(id), erased_at: time }),
   event('lead.created', { lead, contact }),
   event('lead.status_changed', { lead, contact }),
   /** The plan's month is full: this one is kept, and released by an upgrade. */

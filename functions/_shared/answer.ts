@@ -7,6 +7,14 @@ import { type Log, requestId } from './log.ts'
 export type Notes = Record<string, unknown>
 export type Handle = (request: Request, notes: Notes) => Response | Promise<Response>
 
+// An answer is for the program that asked: no page, not to be guessed at, framed, kept on the way or told where it led.
+const SECURITY_HEADERS = {
+  'x-content-type-options': 'nosniff',
+  'content-security-policy': "default-src 'none'; frame-ancestors 'none'",
+  'referrer-policy': 'no-referrer',
+  'cache-control': 'no-store',
+}
+
 export function answering(
   handle: Handle,
   log: Log,
@@ -21,6 +29,7 @@ export function answering(
     // Answered without reading the body: who holds the connection shall not wait for us to do so.
     if (request.body !== null && !request.bodyUsed) await request.body.cancel()
     response.headers.set('x-request-id', id)
+    for (const [name, value] of Object.entries(SECURITY_HEADERS)) response.headers.set(name, value)
     if (response.status < 400 && !isWorthALine(notes)) return response
     log(response.status >= 500 ? 'error' : response.status >= 400 ? 'warn' : 'info', 'request', {
       request_id: id,

@@ -22,13 +22,21 @@ const STATUS_OF_ERROR: Readonly<Record<string, number>> = {
   instance_exists: 409,
   instance_disconnected: 409,
   too_many_endpoints: 409,
+  too_many_backups: 409,
+  backup_running: 409,
+  backup_lease_lost: 409,
+  organization_exists: 409,
+  restore_running: 409,
+  schema_mismatch: 409,
+  members_missing: 409,
+  restore_refused: 409,
 }
 
 export interface Callers {
   /** With the secret key. */
   platformRpc: Rpc
-  /** In the name of a user. */
-  userRpc: (bearer: string) => Rpc
+  /** In the name of a user, whose request this is. */
+  userRpc: (bearer: string, request: Request) => Rpc | Promise<Rpc>
   /** Keys that prove a caller to be the platform. */
   secretKeys: readonly string[]
 }
@@ -47,7 +55,7 @@ export async function callerOf(
   if (bearer === undefined) {
     throw new HttpError(401, 'not_authenticated', "Send a user's access token as bearer, or the secret key")
   }
-  return { isPlatform: false, rpc: userRpc(bearer) }
+  return { isPlatform: false, rpc: await userRpc(bearer, request) }
 }
 
 /** Calls in the caller's name. */

@@ -28,14 +28,22 @@ export class RpcError extends Error {
 export interface RpcOptions {
   /** A user's token, on top of the publishable key: the call is his. */
   bearer?: string
+  /** Sent with every call. */
+  headers?: Record<string, string>
   /** By default longer than a request's statements may take: only a Data API that hangs gets there. */
   timeoutMs?: number
 }
 
-export function createRpc(url: string, apiKey: string, { bearer, timeoutMs = 30_000 }: RpcOptions = {}): Rpc {
+export function createRpc(
+  url: string,
+  apiKey: string,
+  { bearer, headers, timeoutMs = 30_000 }: RpcOptions = {},
+): Rpc {
   const client = createClient(url, apiKey, {
     auth: { persistSession: false, autoRefreshToken: false, detectSessionInUrl: false },
-    ...(bearer === undefined ? {} : { global: { headers: { authorization: `Bearer ${bearer}` } } }),
+    global: {
+      headers: { ...headers, ...(bearer === undefined ? {} : { authorization: `Bearer ${bearer}` }) },
+    },
   })
   return async (name, args, { signal } = {}) => {
     const timeUp = AbortSignal.timeout(timeoutMs)

@@ -5,11 +5,21 @@ import { decodeBase64 } from 'deno-std/encoding/base64.js'
 import { decodeBase64Url, encodeBase64Url } from 'deno-std/encoding/base64url.js'
 import { timingSafeEqual } from 'deno-std/crypto/timing_safe_equal.js'
 
-export type Purpose =
-  | 'meta_app.app_secret'
-  | 'meta_app.verify_token'
-  | 'instance.access_token'
-  | 'webhook_endpoint.secret'
+const PURPOSES = [
+  'meta_app.app_secret',
+  'meta_app.verify_token',
+  'instance.access_token',
+  'instance.webhook_secret',
+  'instance.client_token',
+  'webhook_endpoint.secret',
+  'backup.data_key',
+  'api_key.password',
+] as const
+export type Purpose = typeof PURPOSES[number]
+
+export function isPurpose(text: string): text is Purpose {
+  return PURPOSES.some((purpose) => purpose === text)
+}
 
 export interface Place {
   /** Null: the platform's own. */
@@ -18,6 +28,8 @@ export interface Place {
 }
 
 export interface SecretBox {
+  /** The ids of its keys; the first one seals. */
+  keyIds: readonly [string, ...string[]]
   seal(secret: string, place: Place): Promise<string>
   /** Throws when the secret was not sealed for this place, or its key is gone. */
   open(sealed: string, place: Place): Promise<string>
@@ -39,6 +51,8 @@ export async function createSecretBox(keys: string): Promise<SecretBox> {
   const [sealingId, sealingKey] = sealing
 
   return {
+    keyIds: [sealingId, ...[...ring.keys()].slice(1)],
+
     async seal(secret, place) {
       const iv = crypto.getRandomValues(new Uint8Array(12))
       const ciphertext = await crypto.subtle.encrypt(

@@ -1,5 +1,6 @@
 import { publishableKey, required, supabaseEnv } from '../_shared/env.ts'
 import { createLog } from '../_shared/log.ts'
+import { createOrigins } from '../_shared/origin.ts'
 import { systemResolve } from '../_shared/public-address.ts'
 import { createRpc } from '../_shared/rpc.ts'
 import { createSecretBox } from '../_shared/secrets.ts'
@@ -7,10 +8,12 @@ import { createHandler } from './handler.ts'
 
 const { url, secretKey, secretKeys } = supabaseEnv(Deno.env)
 const apiKey = publishableKey(Deno.env)
+const platformRpc = createRpc(url, secretKey)
+const originOf = createOrigins(platformRpc)
 
 Deno.serve(createHandler({
-  platformRpc: createRpc(url, secretKey),
-  userRpc: (bearer) => createRpc(url, apiKey, { bearer }),
+  platformRpc,
+  userRpc: async (bearer, request) => createRpc(url, apiKey, { bearer, headers: await originOf(request) }),
   secretKeys,
   secrets: await createSecretBox(required(Deno.env, 'BALCAO_ENCRYPTION_KEYS')),
   resolve: systemResolve,

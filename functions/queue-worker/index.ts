@@ -29,6 +29,7 @@ const types = jobTypes({
   rpc,
   secrets,
   storage: createStorage({ url, secretKey, publicUrl }),
+  functions: { url, secretKey },
   providers: new Map([[meta.name, meta]]),
   resolve: systemResolve,
   fetch,

@@ -8,6 +8,11 @@ export interface Storage {
   signedUrl(bucket: string, path: string, seconds: number): Promise<string>
 }
 
+export interface ReadableStorage extends Storage {
+  /** Null: there is no such file. */
+  download(bucket: string, path: string): Promise<ReadableStream<Uint8Array> | null>
+}
+
 export class StorageFailure extends Error {
   override readonly name = 'StorageFailure'
 
@@ -33,7 +38,7 @@ export function isFilePath(path: string): boolean {
 /** `publicUrl` is where the world reaches Storage, if that is elsewhere. */
 export function createStorage(
   { url, secretKey, publicUrl = url }: { url: string; secretKey: string; publicUrl?: string },
-): Storage {
+): ReadableStorage {
   const { storage } = createClient(url, secretKey, {
     auth: { persistSession: false, autoRefreshToken: false, detectSessionInUrl: false },
   })
@@ -52,6 +57,14 @@ export function createStorage(
       if (!isFilePath(path)) throw notAFile()
       const { error } = await storage.from(bucket).remove([path])
       if (error) throw failure(error)
+    },
+    async download(bucket, path) {
+      const { data, error } = await storage.from(bucket).download(encoded(path)).asStream()
+      if (error === null) return data
+      const refusal = failure(error)
+      // Hosted, a missing file is 400 by its HTTP status, and 404 in the body.
+      if (refusal.status === 404 || refusal.status === 400) return null
+      throw refusal
     },
     async signedUrl(bucket, path, seconds) {
       const { data, error } = await storage.from(bucket).createSignedUrl(encoded(path), seconds)

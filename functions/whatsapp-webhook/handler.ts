@@ -1,6 +1,7 @@
 // A provider's delivery: raw bytes, signature, one call of ingest_webhook, exactly 200. Nothing is stored before the
 // signature is right; a failure of ours answers 5xx, so that the provider delivers again. What follows from a delivery
 // is the worker's, who is woken but not waited for.
+import { networkOf } from '../_shared/address.ts'
 import { answering } from '../_shared/answer.ts'
 import {
   HttpError,
@@ -11,6 +12,7 @@ import {
   requireJsonType,
 } from '../_shared/http.ts'
 import type { Log } from '../_shared/log.ts'
+import type { RateLimit } from '../_shared/rate-limit.ts'
 import type { Rpc } from '../_shared/rpc.ts'
 import type { Wake } from '../_shared/wake.ts'
 import { isObject, storable } from '../_shared/json.ts'
@@ -22,10 +24,21 @@ const BODY_LIMIT = 4 * 1024 * 1024
 // What helps to understand a stored delivery later; never a credential.
 const KEPT_HEADERS = ['content-type', 'content-length', 'user-agent']
 
+/** A delivery that a limit refuses is not lost: providers deliver again what was not answered with 200. */
+export interface Limits {
+  /** Of an address: keys that the database has to be asked about. */
+  lookUps: RateLimit
+  /** Of a key, whoever asks: wrong verify tokens, which people choose. */
+  wrongTokens: RateLimit
+  /** Of a key: signed deliveries. Nobody else's count. */
+  deliveries: RateLimit
+}
+
 export interface Dependencies {
   /** By their name in the address: /whatsapp-webhook/<name>/<key>. */
   providers: ReadonlyMap<string, Provider>
   rpc: Rpc
+  limits: Limits
   /** Called when a delivery has left something to do. */
   wake: Wake
   log: Log
@@ -33,7 +46,7 @@ export interface Dependencies {
 }
 
 export function createHandler(
-  { providers, rpc, wake, log, now = () => new Date() }: Dependencies,
+  { providers, rpc, limits, wake, log, now = () => new Date() }: Dependencies,
 ): (request: Request) => Promise<Response> {
   return answering(async (request, notes) => {
     const url = new URL(request.url)
@@ -45,10 +58,15 @@ export function createHandler(
     notes['provider'] = provider.name
     notes['key'] = key
 
+    if (provider.needsLookUp(key)) {
+      limits.lookUps.take(networkOf(request))
+      provider.lookUp(key)
+    }
+
     if (request.method === 'GET') {
-      const challenge = await provider.handshake(key, url.searchParams)
+      const challenge = await handshake(provider, key, url.searchParams)
       return new Response(challenge, {
-        headers: { 'content-type': 'text/plain; charset=utf-8', 'x-content-type-options': 'nosniff' },
+        headers: { 'content-type': 'text/plain; charset=utf-8' },
       })
     }
     if (request.method !== 'POST') throw methodNotAllowed('GET, POST')
@@ -57,6 +75,7 @@ export function createHandler(
     const body = await readBytes(request, BODY_LIMIT)
     notes['bytes'] = body.byteLength
     const signature = await provider.verify(key, request.headers, body)
+    limits.deliveries.take(key)
     const payload = storable(parseJson(body))
     if (!isObject(payload)) throw new HttpError(400, 'invalid_json', 'The body is not a JSON object')
 
@@ -75,4 +94,14 @@ export function createHandler(
     if (typeof counts['jobs'] === 'number' && counts['jobs'] > 0) wake()
     return Response.json({ ...counts, received: true })
   }, log)
+
+  async function handshake(provider: Provider, key: string, query: URLSearchParams): Promise<string> {
+    limits.wrongTokens.check(key)
+    try {
+      return await provider.handshake(key, query)
+    } catch (error) {
+      if (error instanceof HttpError && error.status === 403) limits.wrongTokens.take(key)
+      throw error
+    }
+  }
 }

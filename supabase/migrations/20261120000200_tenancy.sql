@@ -372,6 +372,7 @@ set search_path = ''
 as $$
 declare
   profile public.profiles;
+  organization_id uuid;
 begin
   insert into public.profiles as p (user_id, first_name, last_name, phone, avatar_url, last_login)
   values (
@@ -385,6 +386,10 @@ begin
     avatar_url = coalesce(excluded.avatar_url, p.avatar_url),
     last_login = excluded.last_login
   returning p.* into profile;
+  organization_id := private.user_organization_id(profile.user_id);
+  if organization_id is not null then
+    perform private.append_audit_log(organization_id, 'EVENT', 'login', 'profiles', profile.user_id, '{}', null, null, null);
+  end if;
   return profile;
 end;
 $$;
@@ -407,7 +412,7 @@ begin
 end;
 $$;
 comment on function public.ensure_profile(text, text, text, text) is
-  'Call after every sign-in: makes the caller''s profile or fills in what is given, and notes the time. Errors: not_authenticated, invalid_phone_number.';
+  'Call after every sign-in: makes the caller''s profile or fills in what is given, and notes the time; the audit log of the organization that the person works in says login. Errors: not_authenticated, invalid_phone_number.';
 grant execute on function public.ensure_profile(text, text, text, text) to authenticated;
 
 create function private.set_active_organization(organization_id uuid)

@@ -334,11 +334,12 @@ create trigger time_off_100_touch_updated_at
 create function private.get_public_profile(slug text)
 returns jsonb
 language plpgsql
-stable
+volatile -- counts who asks
 security definer -- the public has no grant on any table; this is all that it may know
 set search_path = ''
 as $$
 begin
+  perform private.limit_rate('public_profile_by_address', private.request_ip());
   return (
     select jsonb_build_object(
       'slug', p.slug,
@@ -377,7 +378,7 @@ grant execute on function private.get_public_profile(text) to anon, authenticate
 create function public.get_public_profile(slug text)
 returns jsonb
 language plpgsql
-stable
+volatile
 set search_path = ''
 as $$
 begin
@@ -385,5 +386,5 @@ begin
 end;
 $$;
 comment on function public.get_public_profile(text) is
-  'A professional''s public page, for anyone: {slug, name, kind, vertical, bio, crm_number, whatsapp_number, profile_image_url, organization {name, slug}, location {name, address, phone_number} or null, services [{name, category, description, price_cents, duration_minutes}]}; null when there is no such active professional.';
+  'A professional''s public page, for anyone: {slug, name, kind, vertical, bio, crm_number, whatsapp_number, profile_image_url, organization {name, slug}, location {name, address, phone_number} or null, services [{name, category, description, price_cents, duration_minutes}]}; null when there is no such active professional. Errors: rate_limited (120 a minute from one address).';
 grant execute on function public.get_public_profile(text) to anon, authenticated, service_role;

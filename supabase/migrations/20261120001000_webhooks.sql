@@ -49,11 +49,13 @@ grant select, insert, update, delete on public.webhook_events to service_role;
 
 -- Partitions of the logs ------------------------------------------------------------------------------------------
 
-create function private.maintain_partitions(months_ahead int default 3)
+create function private.maintain_partitions(months_ahead int default 3, at timestamptz default now())
 returns setof text
 language plpgsql
 volatile
 set search_path = ''
+-- Whoever reads a log for minutes must not make its writers wait behind us: the next day is early enough.
+set lock_timeout = '1s'
 as $$
 declare
   parent record;
@@ -70,8 +72,8 @@ begin
     for month_start in
       select m at time zone 'UTC'
       from generate_series(
-        date_trunc('month', now() at time zone 'UTC'),
-        date_trunc('month', now() at time zone 'UTC') + make_interval(months => months_ahead),
+        date_trunc('month', at at time zone 'UTC'),
+        date_trunc('month', at at time zone 'UTC') + make_interval(months => months_ahead),
         interval '1 month') m
     loop
       partition_name := format('%s_%s', parent.relname, to_char(month_start at time zone 'UTC', 'YYYY_MM'));
@@ -100,8 +102,8 @@ begin
   end loop;
 end;
 $$;
-comment on function private.maintain_partitions(int) is
-  'Creates the monthly partitions (UTC months) of every log, from this month to months_ahead; returns the names made. Run it daily.';
+comment on function private.maintain_partitions(int, timestamptz) is
+  'Creates the monthly partitions (UTC months) of every log, from this month to months_ahead; returns the names made. Run it daily. Those behind go by private.drop_past_partition().';
 
 create table partitions.webhook_events_default partition of public.webhook_events default;
 comment on table partitions.webhook_events_default is 'Must stay empty: catches what no month took, so that nothing is lost.';

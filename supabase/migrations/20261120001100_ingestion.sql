@@ -907,6 +907,8 @@ begin
     perform private.raise_error('BL102', 'app_not_found', 'There is no such Meta app');
   end if;
 
+  parts := private.without_erased(app.app_key, parts);
+
   -- The raw delivery, part by part. A number counts only under the app whose secret signed.
   with part as materialized (
     select
@@ -983,6 +985,29 @@ begin
   end if;
   events := private.lock_contacts(events, matched_at);
   matched_at := pg_current_snapshot();
+  -- Erased while we were waiting for him, what he had said comes to nobody.
+  if exists (
+    select
+    from unnest(events) e
+    join private.erasure_salts s on s.organization_id = e.organization_id
+    where e.contact_id is null
+  ) then
+    events := array(
+      select e
+      from unnest(events) e
+      where e.n not in (
+        select of_number.n[erased]
+        from (
+          select o.organization_id, o.instance_id, jsonb_agg(to_jsonb(o) order by o.n) as told, array_agg(o.n order by o.n) as n
+          from unnest(events) o
+          where o.contact_id is null
+          group by o.organization_id, o.instance_id
+        ) of_number
+        cross join lateral unnest(private.erased_events(of_number.organization_id, of_number.instance_id, of_number.told)) erased
+      )
+      order by e.n
+    );
+  end if;
 
   -- Before anyone new is made: who announces a new number may write from it in the same delivery.
   if exists (select from unnest(events) e where e.kind = 'identity_change') then

@@ -14,6 +14,7 @@ as $$
     'message.received', 'message.sent', 'message.delivered', 'message.read', 'message.played', 'message.failed',
     'conversation.opened', 'conversation.escalated', 'conversation.taken_over', 'conversation.released',
     'conversation.transferred', 'conversation.closed', 'conversation.reopened', 'contact.created', 'contact.merged', 'contact.unmerged',
+    'contact.erased',
     'lead.created', 'lead.status_changed', 'lead.over_limit', 'lead.released',
     'booking.held', 'booking.released', 'booking.created', 'booking.updated', 'booking.rescheduled', 'booking.confirmed',
     'booking.completed', 'booking.cancelled', 'booking.no_show',

@@ -24,6 +24,8 @@ create index analytics_events_occurred_at_idx on public.analytics_events (organi
 comment on index public.analytics_events_occurred_at_idx is 'How often something happened in a time.';
 create index analytics_events_contact_id_idx on public.analytics_events (organization_id, contact_id) where contact_id is not null;
 comment on index public.analytics_events_contact_id_idx is 'All about one person: to show it to him, to erase it.';
+create index analytics_events_created_at_idx on public.analytics_events (organization_id, created_at);
+comment on index public.analytics_events_created_at_idx is 'Retention.';
 
 alter table public.analytics_events enable row level security;
 alter table public.analytics_events force row level security;

@@ -10,6 +10,9 @@ select tests.a_tenant('petshop');
 insert into public.bookings (organization_id, contact_id, service_id, start_time, end_time)
 select t.organization_id, t.contact_id, t.service_id, now() - interval '2 days', now() - interval '47 hours' from tests.tenants t;
 select private.refresh_analytics_views();
+-- A seal of each: none is made within the transaction that writes.
+insert into public.audit_seals (organization_id, number, epoch, from_transaction_id, to_transaction_id, row_count, last_created_at, rows_hash, previous_hash, hash)
+select t.organization_id, 1, 1, '0', '1', 0, now(), '', '', '' from tests.tenants t;
 
 -- How each table is written to, where :org stands for a tenant. A unique or foreign key that refuses the row refuses
 -- it after the permission was given, so it counts as allowed.
@@ -35,6 +38,10 @@ insert into attempts values
   ('message_queue', $$(organization_id, job_type) values (:org, 'x')$$, 'priority = priority'),
   ('unanswered_sends', $$(organization_id, message_id, fencing_token) values (:org, gen_random_uuid(), 1)$$, 'called_at = called_at'),
   ('webhook_endpoints', $$(organization_id, url, event_types) values (:org, 'https://x.example', '{webhook.test}')$$, 'url = url'),
+  ('api_keys', $$(organization_id, name, role, prefix) values (:org, 'x', 'viewer', 'blk_12345678')$$, 'name = name'),
+  ('api_key_secrets', $$(organization_id, api_key_id, key_hash) values (:org, gen_random_uuid(), '\x')$$, 'key_hash = key_hash'),
+  ('rate_limit_rules', $$(name, capacity, per_minute, description) values ('x', 1, 1, 'x')$$, 'capacity = capacity'),
+  ('rate_limits', $$(name, key, full_at, is_granted) values ('x', 'x', now(), true)$$, 'key = key'),
   ('webhook_endpoint_secrets', $$(organization_id, endpoint_id, secret) values (:org, gen_random_uuid(), 'x')$$, 'secret = secret'),
   ('webhook_deliveries', $$(organization_id, endpoint_id, event_id, event_type, webhook_url, payload) values (:org, gen_random_uuid(), gen_random_uuid(), 'webhook.test', 'x', '{}')$$, 'payload = payload'),
   ('api_call_logs', $$(organization_id, service, endpoint, method, response_time_ms, success) values (:org, 'x', 'x', 'GET', 1, true)$$, 'success = success'),
@@ -65,6 +72,28 @@ insert into attempts values
   ('ab_test_assignments', $$(organization_id, ab_test_id, contact_id, variant) values (:org, gen_random_uuid(), gen_random_uuid(), 'a')$$, 'converted_at = converted_at'),
   ('scheduled_followups', $$(organization_id, contact_id, scheduled_for) values (:org, gen_random_uuid(), now())$$, 'message = message'),
   ('notifications', $$(organization_id, contact_id, type, scheduled_for) values (:org, gen_random_uuid(), 'other', now())$$, 'message = message'),
+  ('backup_metadata', $$(organization_id, backup_type) values (:org, 'manual')$$, 'error = error'),
+  ('backup_leases', $$(organization_id, backup_id, expires_at) values (:org, gen_random_uuid(), now())$$, 'token = token'),
+  ('backup_chunks', $$(organization_id, backup_id, table_name, number, row_count, content) values (:org, gen_random_uuid(), 'x', 0, 1, '[]')$$, 'content = content'),
+  ('restores', $$(organization_id, backup_id, lease_expires_at, manifest) values (:org, gen_random_uuid(), now(), '{}')$$, 'token = token'),
+  ('restore_chunks', $$(organization_id, restore_id, table_name, number, content) values (:org, gen_random_uuid(), 'x', 0, '[]')$$, 'content = content'),
+  ('data_subject_requests', $$(organization_id, kind, requester) values (:org, 'access', 'x')$$, 'notes = notes'),
+  ('erasures', $$(organization_id, contact_id, contact_ids, identity_digests, erased_at) values (:org, gen_random_uuid(), '{}', '{}', now())$$, 'phase = phase'),
+  ('erasure_salts', $$(organization_id) values (:org)$$, 'salt = salt'),
+  ('audit_logs', $$(organization_id, actor_role, operation, action, values_digest, origin_digest) values (:org, 'x', 'EVENT', 'x', '', '')$$, 'action = action'),
+  ('audit_log_values', $$(organization_id, audit_log_id) values (:org, gen_random_uuid())$$, 'user_agent = user_agent'),
+  ('audit_seals', $$(organization_id, number, epoch, from_transaction_id, to_transaction_id, row_count, last_created_at, rows_hash, previous_hash, hash) values (:org, 99, 1, '0', '1', 0, now(), '', '', '')$$, 'row_count = row_count'),
+  ('audit_trail', $$(organization_id) values (:org)$$, 'action = action'),
+  ('audit_sealing', $$(epoch, transaction_id) values (1, '0')$$, 'epoch = epoch'),
+  ('epochs', $$(reason) values ('x')$$, 'reason = reason'),
+  ('function_keys', $$(key) values ('x')$$, 'key = key'),
+  ('platform_admins', $$(user_id, name) values (gen_random_uuid(), 'x')$$, 'name = name'),
+  ('retention_periods', $$(kind, days, description) values ('x', 1, 'x')$$, 'days = days'),
+  ('message_archives', $$(organization_id, month, storage_path, row_count, content_sha256, content_bytes) values (:org, '2024-01-01', 'x', 1, 'x', 1)$$, 'version = version'),
+  ('archived_conversations', $$(organization_id, conversation_id, archive_id, message_count) values (:org, gen_random_uuid(), gen_random_uuid(), 1)$$, 'message_count = message_count'),
+  ('archive_lines', $$(organization_id, archive_id, message_id, line) values (:org, gen_random_uuid(), gen_random_uuid(), 'x')$$, 'line = line'),
+  ('purges', $$(organization_id, closed_at) values (:org, now())$$, 'counts = counts'),
+  ('audit_purges', $$(organization_id, number) values (:org, 1)$$, 'number = number'),
   ('notification_answers', $$(organization_id, message_id, answer) values (:org, gen_random_uuid(), 'opt_out')$$, 'answer = answer'),
   ('lead_usage', $$(organization_id, month, used) values (:org, '2026-01-01', 1)$$, 'used = used'),
   ('contact_merges', $$(organization_id, kept_contact_id, merged_contact_id) values (:org, gen_random_uuid(), gen_random_uuid())$$, 'undone_at = undone_at'),
@@ -105,8 +134,15 @@ as $$
     when 'schedule_runs' then 'true'
     when 'alert_rules' then 'true'
     when 'plan_features' then 'true'
+    when 'rate_limit_rules' then 'true'
+    when 'rate_limits' then 'true'
     when 'flow_templates' then 'true'
     when 'analytics_refreshes' then 'true'
+    when 'audit_sealing' then 'true'
+    when 'epochs' then 'true'
+    when 'function_keys' then 'true'
+    when 'platform_admins' then 'true'
+    when 'retention_periods' then 'true'
     else format('organization_id = %L', tests.the(tenant, 'organization_id'))
   end
 $$;

@@ -203,6 +203,10 @@ begin
   values (t.organization_id, t.endpoint_id, 'https://' || name || '.example/hook', '{message.received}', false);
   insert into private.webhook_endpoint_secrets (organization_id, endpoint_id, secret)
   values (t.organization_id, t.endpoint_id, tests.sealed());
+  insert into public.api_keys (organization_id, id, name, role, prefix)
+  values (t.organization_id, t.endpoint_id, 'Planilha', 'viewer', 'blk_12345678');
+  insert into private.api_key_secrets (organization_id, api_key_id, key_hash)
+  values (t.organization_id, t.endpoint_id, sha256(convert_to(name || ' key', 'UTF8')));
   insert into public.webhook_deliveries (organization_id, endpoint_id, event_id, event_type, webhook_url, payload)
   values (t.organization_id, t.endpoint_id, gen_random_uuid(), 'webhook.test', 'https://' || name || '.example/hook', '{}');
   insert into public.api_call_logs (organization_id, service, endpoint, method, response_time_ms, success)
@@ -251,6 +255,10 @@ begin
   insert into public.ai_interactions (organization_id, conversation_id, action_type, prompt, response, model)
   values (t.organization_id, t.conversation_id, 'reply', 'Oi?', 'Olá!', 'a-model');
   insert into public.analytics_events (organization_id, event_name, contact_id) values (t.organization_id, 'page.viewed', t.contact_id);
+  insert into public.backup_metadata (organization_id, backup_type) values (t.organization_id, 'manual');
+  insert into public.message_archives (organization_id, month, storage_path, row_count, content_sha256, content_bytes)
+  values (t.organization_id, '2020-01-01', 'x', 1, 'x', 1);
+  insert into public.data_subject_requests (organization_id, kind, requester) values (t.organization_id, 'access', 'Alguém ao telefone');
   insert into public.scheduled_followups (organization_id, contact_id, scheduled_for, status)
   values (t.organization_id, t.contact_id, '2020-01-07T12:00Z', 'cancelled');
   insert into public.notifications (organization_id, contact_id, booking_id, type, scheduled_for, status)

@@ -5,11 +5,12 @@ import { jobTypes } from '../../functions/queue-worker/jobs.ts'
 import { createStorage } from '../../functions/queue-worker/storage.ts'
 import { recordedRpc, secretBox } from './support.ts'
 
-Deno.test('receivers and downloads are slow; messages and replays are not', async () => {
+Deno.test('receivers, downloads, erasures, backups, the archive and purges are slow; messages and replays are not', async () => {
   const types = jobTypes({
     rpc: recordedRpc({}).rpc,
     secrets: await secretBox(),
     storage: createStorage({ url: 'http://127.0.0.1:1', secretKey: 'sb_secret_platform' }),
+    functions: { url: 'http://127.0.0.1:1', secretKey: 'sb_secret_platform' },
     providers: new Map(),
     resolve: () => Promise.resolve([]),
     fetch: () => Promise.reject(new Error('was called')),
@@ -24,5 +25,10 @@ Deno.test('receivers and downloads are slow; messages and replays are not', asyn
     ['fetch_media', true, nextFetch],
     ['deliver_webhook', true, undefined],
     ['replay_webhook_event', false, undefined],
+    ['erase_contact', true, undefined],
+    ['back_up_tenant', true, undefined],
+    ['archive_messages', true, undefined],
+    ['erase_archived', true, undefined],
+    ['purge_organization', true, undefined],
   ])
 })

@@ -1,6 +1,7 @@
 // The handler through Request → Response: one mutation of a good delivery each.
 import assert from 'node:assert/strict'
 import { RpcError } from '../../functions/_shared/rpc.ts'
+import { createRateLimit, type Rule } from '../../functions/_shared/rate-limit.ts'
 import { createHandler } from '../../functions/whatsapp-webhook/handler.ts'
 import { createMetaApps } from '../../functions/_shared/providers/meta/apps.ts'
 import { createGraph } from '../../functions/_shared/providers/meta/graph.ts'
@@ -14,9 +15,12 @@ const VERIFY_TOKEN = 'verificação'
 interface Setup {
   appSecret?: string
   ingest?: (args: Record<string, unknown>) => unknown
+  limits?: { lookUps?: Rule; wrongTokens?: Rule; deliveries?: Rule }
 }
 
-async function webhook({ appSecret = APP_SECRET, ingest = () => ({ events: 1, messages: 1 }) }: Setup = {}) {
+async function webhook(
+  { appSecret = APP_SECRET, ingest = () => ({ events: 1, messages: 1 }), limits = {} }: Setup = {},
+) {
   const secrets = await secretBox()
   let current = { appSecret, verifyToken: VERIFY_TOKEN }
   let stored = await sealed()
@@ -47,6 +51,14 @@ async function webhook({ appSecret = APP_SECRET, ingest = () => ({ events: 1, me
   const handler = createHandler({
     providers: new Map([['meta', createMetaProvider({ apps, graph })]]),
     rpc,
+    limits: {
+      lookUps: createRateLimit(limits.lookUps ?? { capacity: 300, perSecond: 50 }, () => clock.now),
+      wrongTokens: createRateLimit(limits.wrongTokens ?? { capacity: 20, perSecond: 0.2 }, () => clock.now),
+      deliveries: createRateLimit(
+        limits.deliveries ?? { capacity: 20_000, perSecond: 5_000 },
+        () => clock.now,
+      ),
+    },
     wake: () => wakes.count += 1,
     log,
     now: () => new Date('2026-11-20T13:00:00Z'),
@@ -69,7 +81,8 @@ async function webhook({ appSecret = APP_SECRET, ingest = () => ({ events: 1, me
           headers: { 'content-type': 'application/json', ...headers },
         }),
       ),
-    request: (method: string, path: string) => handler(new Request(`http://localhost${path}`, { method })),
+    request: (method: string, path: string, headers: HeadersInit = {}) =>
+      handler(new Request(`http://localhost${path}`, { method, headers })),
   }
 }
 
@@ -425,4 +438,89 @@ Deno.test('the worker is woken by a delivery that leaves work, and by no other',
   const refused = await webhook({ ingest: () => ({ jobs: 1 }) })
   assert.equal((await refused.post(TEXT, await signed(TEXT, 'outro-segredo'))).status, 401)
   assert.equal(refused.wakes.count, 0)
+})
+
+// Limits --------------------------------------------------------------------------------------------------------------
+
+Deno.test('five thousand deliveries of one app at once are all taken', async () => {
+  const { post, ingested } = await webhook()
+  const headers = await signed(TEXT)
+  const answers = await Promise.all(Array.from({ length: 5_000 }, () => post(TEXT, headers)))
+  assert.deepEqual(new Set(answers.map(({ status }) => status)), new Set([200]))
+  assert.equal(ingested().length, 5_000)
+})
+
+Deno.test('an app that sends more than its limit is asked to try again, and loses nothing', async () => {
+  const { post, ingested, clock } = await webhook({ limits: { deliveries: { capacity: 10, perSecond: 10 } } })
+  const headers = await signed(TEXT)
+  let waiting = 35
+  let refusals = 0
+  for (let round = 0; waiting > 0 && round < 20; round++) {
+    const answers = await Promise.all(Array.from({ length: waiting }, () => post(TEXT, headers)))
+    const refused = answers.filter(({ status }) => status !== 200)
+    for (const answer of refused) {
+      assert.equal(answer.status, 429)
+      assert.equal(answer.headers.get('retry-after'), '1')
+      assert.equal(await errorCode(answer), 'rate_limited')
+    }
+    refusals += refused.length
+    waiting = refused.length
+    clock.now += 1000
+  }
+  assert.equal(ingested().length, 35)
+  assert.equal(refusals, 25 + 15 + 5)
+})
+
+Deno.test('deliveries that nobody signed use up nothing of an app', async () => {
+  const { post, ingested } = await webhook({ limits: { deliveries: { capacity: 1, perSecond: 1 } } })
+  for (let forged = 0; forged < 50; forged++) {
+    assert.equal((await post(TEXT, { 'x-hub-signature-256': `sha256=${'0'.repeat(64)}` })).status, 401)
+  }
+  assert.equal((await post(TEXT, await signed(TEXT))).status, 200)
+  assert.equal(ingested().length, 1)
+})
+
+Deno.test('a stranger who tries keys is refused before the database is asked; known apps are not', async () => {
+  const { post, lookUps, clock } = await webhook({ limits: { lookUps: { capacity: 5, perSecond: 1 } } })
+  const from = (address: string) => ({ 'cf-connecting-ip': address })
+  assert.equal((await post(TEXT, { ...await signed(TEXT), ...from('203.0.113.1') })).status, 200)
+
+  const tries = []
+  for (let index = 0; index < 20; index++) {
+    const key = `unbekannt-${String(index).padStart(12, '0')}`
+    tries.push((await post(TEXT, from('203.0.113.1'), `/whatsapp-webhook/meta/${key}`)).status)
+  }
+  assert.deepEqual(tries, [...Array(4).fill(404), ...Array(16).fill(429)])
+  assert.equal(lookUps(), 5)
+  assert.equal((await post(TEXT, { ...await signed(TEXT), ...from('203.0.113.1') })).status, 200)
+  const elsewhere = await post(TEXT, from('203.0.113.2'), '/whatsapp-webhook/meta/unbekannt-000000000099')
+  assert.equal(elsewhere.status, 404)
+  clock.now += 1_000
+  const later = await post(TEXT, from('203.0.113.1'), '/whatsapp-webhook/meta/unbekannt-000000000100')
+  assert.equal(later.status, 404)
+})
+
+Deno.test('a verify token cannot be guessed, from however many addresses', async () => {
+  const { request, clock } = await webhook({ limits: { wrongTokens: { capacity: 3, perSecond: 0.1 } } })
+  const ask = (token: string, address: string) =>
+    request(
+      'GET',
+      `/whatsapp-webhook/meta/${APP_KEY}?${new URLSearchParams({
+        'hub.mode': 'subscribe',
+        'hub.challenge': '42',
+        'hub.verify_token': token,
+      })}`,
+      { 'cf-connecting-ip': address },
+    )
+  assert.equal((await ask(VERIFY_TOKEN, '203.0.113.1')).status, 200)
+  const tries = []
+  for (let index = 0; index < 6; index++) {
+    tries.push((await ask(`palpite-${index}`, `203.0.113.${index}`)).status)
+  }
+  assert.deepEqual(tries, [403, 403, 403, 429, 429, 429])
+  const refused = await ask(VERIFY_TOKEN, '203.0.113.99')
+  assert.equal(refused.status, 429)
+  assert.equal(refused.headers.get('retry-after'), '10')
+  clock.now += 10_000
+  assert.equal((await ask(VERIFY_TOKEN, '203.0.113.99')).status, 200)
 })

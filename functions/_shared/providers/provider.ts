@@ -13,6 +13,12 @@ export interface Provider {
   /** Its name in the database. */
   name: 'meta_cloud'
 
+  /** Whether the database has to be asked before anything can be said of this key. */
+  needsLookUp(key: string): boolean
+
+  /** Begins to ask; whoever needs the answer waits for it, and nobody asks twice. */
+  lookUp(key: string): void
+
   /** Answers the provider's own check of the address; throws HttpError when it does not know the token. */
   handshake(key: string, query: URLSearchParams): Promise<string>
 

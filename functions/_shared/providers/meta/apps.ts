@@ -11,6 +11,8 @@ export interface MetaApp {
 }
 
 export interface MetaApps {
+  /** Whether find() would ask the database. */
+  needsLookUp(appKey: string): boolean
   /** Null: no such app. */
   find(appKey: string): Promise<MetaApp | null>
   /** Looks again, but at most once per second and app. */
@@ -71,11 +73,15 @@ export function createMetaApps(
     return { signatureKey: await signatureKey(appSecret), verifyToken }
   }
 
+  function fresh(appKey: string): Entry | undefined {
+    const entry = cache.get(appKey)
+    return entry !== undefined && now() < entry.freshUntil ? entry : undefined
+  }
+
   return {
-    find(appKey) {
-      const entry = cache.get(appKey)
-      return entry !== undefined && now() < entry.freshUntil ? entry.app : lookUp(appKey)
-    },
+    needsLookUp: (appKey) => fresh(appKey) === undefined,
+
+    find: (appKey) => fresh(appKey)?.app ?? lookUp(appKey),
 
     findAgain(appKey) {
       const entry = cache.get(appKey)

@@ -18,6 +18,11 @@ export function createMetaProvider(
   return {
     name: 'meta_cloud',
 
+    needsLookUp: (appKey) => APP_KEY.test(appKey) && apps.needsLookUp(appKey),
+
+    // Who waits for it hears of a failure.
+    lookUp: (appKey) => void apps.find(appKey).catch(() => undefined),
+
     async handshake(appKey, query) {
       const app = await knownApp(appKey)
       const challenge = query.get('hub.challenge')
