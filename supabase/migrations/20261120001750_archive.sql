@@ -329,6 +329,13 @@ begin
     end if;
   end if;
   if archive.status = 'laid_down' then
+    if archive.row_count > 0 and not exists (
+      select from private.archive_lines l where l.organization_id = archive.organization_id and l.archive_id = archive.id
+    ) then
+      -- It came here with a backup, which has none of them: its messages are there still.
+      delete from public.message_archives a where a.organization_id = archive.organization_id and a.id = archive.id;
+      return '{"action": "again"}';
+    end if;
     return private.archive_answer(archive);
   end if;
 

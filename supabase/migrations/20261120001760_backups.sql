@@ -164,7 +164,7 @@ as $$
     ('private.backup_chunks', 'of a backup that is being made'),
     ('private.restores', 'of this project, not of the tenant'),
     ('private.purges', 'of this project, not of the tenant'),
-    ('private.archive_lines', 'of a file that is being written'),
+    ('private.archive_lines', 'of a file that is being written: the messages are in it still'),
     ('private.restore_chunks', 'of a restore that is being made'),
     ('private.contact_partings', 'is compared with transactions of this database, and forgotten after a day')
 $$;

@@ -1,7 +1,7 @@
 -- Messages of more than two years move out, by the month and only when their file was read back; what is young, of an open
 -- conversation or of an organization with other wishes stays. An erased person leaves the files, too.
 begin;
-select plan(32);
+select plan(34);
 
 alter default privileges grant execute on functions to public;
 select tests.a_tenant('clinic');
@@ -125,6 +125,10 @@ delete from public.message_queue where job_type = 'archive_messages' and status 
 insert into public.message_archives (organization_id, month, storage_path, row_count, content_sha256, content_bytes)
 values (tests.the('petshop', 'organization_id'), '2023-01-01', 'x', 1, 'x', 1);
 select is(private.enqueue_due_archives('2025-02-28T12:00:00Z'), 1::bigint, 'one that was begun and given up is taken up again');
+select is(
+  public.continue_archive(pg_temp.claim('archive_messages')), '{"action": "again"}', 'whose lines are gone with a backup');
+select is_empty(
+  $$ select from public.message_archives where organization_id = tests.the('petshop', 'organization_id') $$, 'is forgotten: its messages are there');
 
 -- Who finds it ------------------------------------------------------------------------------------------------------------------
 
