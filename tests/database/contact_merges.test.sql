@@ -12,7 +12,7 @@ create temporary table ids (name text primary key, id uuid not null default gen_
 grant select, insert on ids to authenticated, service_role;
 create function pg_temp.id(of text) returns uuid language sql stable security definer as $$ select i.id from ids i where i.name = of $$;
 
--- Every row of every tenant's table, but what tells of merges themselves.
+-- Every row of every tenant's table, but what tells of merges themselves, and of every change.
 create temporary table snapshots (name text, table_name text, content jsonb);
 create function pg_temp.keep(name text)
 returns void
@@ -27,7 +27,7 @@ begin
     from pg_catalog.pg_class c
     join pg_catalog.pg_namespace n on n.oid = c.relnamespace
     join pg_catalog.pg_attribute a on a.attrelid = c.oid and a.attname = 'organization_id'
-    where n.nspname in ('public', 'private') and c.relkind in ('r', 'p') and c.relname not like 'contact\_merge%' and c.relname <> 'contact_partings'
+    where n.nspname in ('public', 'private') and c.relkind in ('r', 'p') and c.relname not like 'contact\_merge%' and c.relname not like 'audit\_log%' and c.relname <> 'contact_partings'
   loop
     execute format('insert into snapshots select %L, %L, to_jsonb(t) - ''updated_at'' from %s t', keep.name, relation, relation);
   end loop;

@@ -5,6 +5,7 @@ select plan(6);
 
 create temporary table of_nobody (table_name text primary key, reason text not null);
 insert into of_nobody values
+  ('private.alert_rules', 'The platform''s.'),
   ('private.api_key_secrets', 'Of an organization''s own programs.'),
   ('private.archive_lines', 'On its way into a file, and out of it again: erasures_900_erase_archived.'),
   ('private.archived_conversations', 'Ids: by them the files of an erased person are found, and written anew.'),
@@ -16,6 +17,7 @@ insert into of_nobody values
   ('private.function_keys', 'The platform''s.'),
   ('private.erasure_salts', 'A random number.'),
   ('private.erasures', 'What erasing leaves: digests and ids. The job that ends it empties the rest (erasures_forget_check).'),
+  ('private.heard_hours', 'Of a number: hours.'),
   ('private.instance_secrets', 'Of a number; sealed.'),
   ('private.lead_usage', 'Counts.'),
   ('private.meta_apps', 'Of an app; sealed.'),
@@ -30,6 +32,7 @@ insert into of_nobody values
   ('private.schedule_runs', 'What the clock did: counts.'),
   ('private.schedules', 'The platform''s.'),
   ('private.webhook_endpoint_secrets', 'Sealed.'),
+  ('public.system_alerts', 'Of the platform''s parts; who was told is an owner''s number, by its id.'),
   ('public.ab_tests', 'Texts for everybody.'),
   ('public.analytics_refreshes', 'Of the platform.'),
   ('public.api_keys', 'Of an organization''s own programs.'),
