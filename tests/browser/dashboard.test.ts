@@ -71,23 +71,26 @@ afterEach(async ({ task }) => {
 
 // What a person does ----------------------------------------------------------------------------------------------------
 
-async function signIn(email: string, secret = password): Promise<void> {
-  await page.goto(`${stack.urls.api}/dashboard`)
-  await page.getByLabel('E-mail').fill(email)
-  await page.getByLabel('Senha').fill(secret)
-  await page.keyboard.press('Enter')
+async function signIn(email: string, secret = password, tab = page): Promise<void> {
+  await tab.goto(`${stack.urls.api}/dashboard`)
+  await tab.getByLabel('E-mail').fill(email)
+  await tab.getByLabel('Senha').fill(secret)
+  await tab.keyboard.press('Enter')
 }
 
-async function open(email: string): Promise<void> {
-  await signIn(email)
-  await page.locator('#dashboard').waitFor()
+async function open(email: string, tab = page): Promise<void> {
+  await signIn(email, password, tab)
+  await tab.locator('#dashboard').waitFor()
 }
 
 async function leave(): Promise<void> {
   await page.getByRole('button', { name: 'Sair' }).click()
   await page.getByLabel('E-mail').waitFor()
-  expect(await page.evaluate(() => sessionStorage.length)).toBe(0)
+  expect(await tokensOf(page)).toEqual([])
 }
+
+const tokensOf = (tab: Page) =>
+  tab.evaluate(() => Object.values({ ...sessionStorage }).map(String).filter((value) => value.includes('token')))
 
 /** Without the spaces that do not break. */
 const plain = (text: string) => text.replaceAll('\u00a0', ' ').trim()
@@ -564,6 +567,38 @@ test('a session lasts as long as the tab, and no longer than it is good for', as
   await open(HELENA)
   await context.setOffline(true)
   await leave()
+})
+
+test('whoever signs out in one tab leaves another tab to whom it belongs', async () => {
+  await open(BRUNA)
+  const other = await context.newPage()
+  await open(HELENA, other)
+  await other.getByRole('button', { name: 'Sair' }).click()
+  await other.getByLabel('E-mail').waitFor()
+  expect(await tokensOf(other)).toEqual([])
+  // What the tabs may have told each other has been heard once the network has answered again.
+  const again = answered('/rest/v1/dashboard_metrics')
+  await page.getByRole('button', { name: 'Atualizar' }).click()
+  await again
+  expect(await page.getByRole('heading', { level: 1 }).innerText()).toBe(PET_SHOP)
+  expect(await page.locator('#sign-in').isVisible()).toBe(false)
+  await page.reload()
+  await page.getByRole('heading', { level: 1, name: PET_SHOP }).waitFor()
+  expect(complaints).toEqual([])
+})
+
+test('a copy of a tab has the same session, which ends in both', async () => {
+  await open(BRUNA)
+  const opened = context.waitForEvent('page')
+  await page.evaluate(() => window.open(location.href))
+  const copy = await opened
+  await copy.getByRole('heading', { level: 1, name: PET_SHOP }).waitFor()
+  await leave()
+  await copy.getByRole('alert').filter({ hasText: 'Sua sessão terminou' }).waitFor()
+  expect(await tokensOf(copy)).toEqual([])
+  await copy.reload()
+  await copy.getByLabel('E-mail').waitFor()
+  expect(await copy.locator('#app').isVisible()).toBe(false)
 })
 
 test('what anybody writes is text', async () => {

@@ -1,6 +1,6 @@
 // The page: who is signed in, which organization and period are chosen, and a look every minute while somebody watches.
 
-import { connect, organizationsOf, readDashboard, signIn, signOut } from './data.js'
+import { connect, onSessionEnd, organizationsOf, readDashboard, signIn, signOut } from './data.js'
 import { byId, element, fill, say } from './elements.js'
 import { show } from './panels.js'
 import { isSessionOver, troubleOf } from './words.js'
@@ -54,9 +54,8 @@ byId('sign-out', HTMLButtonElement).addEventListener('click', async () => {
   leave('')
 })
 
-// A session that could not be renewed, or was ended in another place.
-client.auth.onAuthStateChange((event) => {
-  if (event === 'SIGNED_OUT' && !byId('app', HTMLElement).hidden) leave('Sua sessão terminou: entre de novo.')
+onSessionEnd(client, () => {
+  if (!byId('app', HTMLElement).hidden) leave('Sua sessão terminou: entre de novo.')
 })
 
 async function enter() {
