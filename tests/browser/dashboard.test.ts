@@ -533,6 +533,17 @@ test('a network that goes away leaves the figures where they are, and says so', 
   await context.setOffline(false)
   await page.getByRole('alert').filter({ hasText: 'O servidor não responde' }).waitFor({ state: 'hidden' })
 
+  // At the door nobody tries again but who stands there.
+  await leave()
+  await context.setOffline(true)
+  await page.getByLabel('E-mail').fill(HELENA)
+  await page.getByLabel('Senha').fill(password)
+  await page.keyboard.press('Enter')
+  await page.getByRole('alert').filter({ hasText: 'Verifique a conexão e tente de novo.' }).waitFor()
+  await context.setOffline(false)
+  await page.keyboard.press('Enter')
+  await page.locator('#dashboard').waitFor()
+
   // A database that refuses is another trouble, with another way out.
   const refusal = {
     status: 403,

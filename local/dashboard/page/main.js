@@ -42,7 +42,7 @@ form.addEventListener('submit', async (event) => {
     passwordField.value = ''
     await enter()
   } catch (error) {
-    say('sign-in-problem', troubleOf(error))
+    say('sign-in-problem', troubleOf(error, { isTriedAgain: false }))
     passwordField.select()
   } finally {
     form.removeAttribute('aria-busy')
@@ -137,10 +137,10 @@ async function look() {
     if (mine !== choice) return
     if (isSessionOver(error)) {
       await signOut(client)
-      return leave(troubleOf(error))
+      return leave(troubleOf(error, { isTriedAgain: false }))
     }
     // What is shown stays, with the time at which it was true.
-    say('trouble', troubleOf(error))
+    say('trouble', troubleOf(error, { isTriedAgain: true }))
   } finally {
     if (mine === choice) refreshButton.removeAttribute('aria-busy')
   }
@@ -150,5 +150,5 @@ const { data: { session } } = await client.auth.getSession()
 if (session === null) {
   leave('')
 } else {
-  await enter().catch((error) => leave(troubleOf(error)))
+  await enter().catch((error) => leave(troubleOf(error, { isTriedAgain: false })))
 }
