@@ -457,9 +457,14 @@ function showProfessionals({ professionals }) {
     'professionals-table',
     ...(shown.length === 0 ? [] : [table(
       'Leads por profissional',
-      [{ title: 'Profissional', isNumber: false }, { title: 'Leads' }, { title: 'Fechados' }, { title: 'Conversão' }, {
-        title: 'Conversas',
-      }],
+      [
+        { title: 'Profissional', isNumber: false },
+        { title: 'Leads' },
+        { title: 'Fechados' },
+        { title: 'Conversão' },
+        // Not what the professional handled: whose contact is another's lead too counts for both.
+        { title: 'Conversas desses leads' },
+      ],
       shown.map((row) => [
         row.name ?? 'Sem profissional',
         number(row.total_leads),
