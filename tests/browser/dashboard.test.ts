@@ -277,6 +277,11 @@ describe.each(OWNERS)('%s of %s', (email, name) => {
       conversations: number(sum(now, 'conversations')),
       resolution: percent(sum(now, 'resolved'), sum(now, 'closed')),
     })
+    // What was nothing is nothing still: that is a comparison.
+    const compared = ['period-revenue', 'period-no-shows', 'period-conversations', 'period-resolution'].map(notes)
+    expect((await Promise.all(compared)).flat().join()).not.toContain('sem período anterior')
+    const earned = [sum(before, 'revenue'), sum(now, 'revenue')]
+    if (earned.every((cents) => cents === 0)) expect((await notes('period-revenue'))[0]).toContain('o mesmo')
     const growth = (sum(now, 'conversations') - sum(before, 'conversations')) / sum(before, 'conversations')
     expect((await notes('period-conversations'))[0]).toContain(
       `${percent(Math.abs(growth), 1)} ${growth < 0 ? 'a menos' : 'a mais'}`,
@@ -364,6 +369,8 @@ describe.each(OWNERS)('%s of %s', (email, name) => {
       expect([professional, total, won])
         .toEqual([professional, number(count(own)), number(count((row) => own(row) && row.status === 'fechado'))])
     }
+
+    expect(await page.locator('#professionals-table thead th').last().innerText()).toBe('Conversas desses leads')
 
     const services = await sql<Record<string, string | number | null>[]>`
       select s.name, sum(b.price_cents) filter (where b.status = 'completed')::int as revenue, count(*)::int as booked,
@@ -454,6 +461,9 @@ test('who belongs to several organizations chooses; one without anything says so
       response: await figure('period-response'),
       satisfaction: await figure('period-satisfaction'),
     }).toEqual({ revenue: 'R$ 0,00', noShows: '–', confidence: '–', resolution: '–', response: '–', satisfaction: '–' })
+    for (const id of ['period-revenue', 'period-no-shows', 'period-conversations', 'period-resolution']) {
+      expect((await notes(id))[0]).toBe('sem período anterior')
+    }
     for (
       const said of [
         'Nada marcado para hoje',
@@ -520,6 +530,21 @@ test('another period, at once; news by the button, and by itself every minute', 
     select to_char(m.calculated_at at time zone o.timezone, 'HH24:MI') as clock
     from public.dashboard_metrics m join public.organizations o on o.id = m.organization_id where o.name = ${PET_SHOP}`
   await page.getByText(`atualizado às ${metrics?.clock}`).waitFor()
+  expect(complaints).toEqual([])
+})
+
+test('what was nothing before is compared with nothing', async () => {
+  const day = (daysAgo: number) => new Date(Date.now() - daysAgo * 86_400_000).toISOString().slice(0, 10)
+  const nothing = { total_appointments: 2, completed: 0, no_shows: 0, cancelled: 2, revenue_cents: 0 }
+  let days = [{ ...nothing, date: day(40) }, { ...nothing, date: day(3) }]
+  await page.route('**/rest/v1/clinic_metrics_daily*', (route) => route.fulfill({ json: days }))
+  await open(BRUNA)
+  expect((await notes('period-revenue'))[0]).toContain('o mesmo')
+  expect((await notes('period-no-shows'))[0]).toBe('sem comparação')
+  days = [{ ...nothing, date: day(40) }, { ...nothing, completed: 1, revenue_cents: 12_000, date: day(3) }]
+  await page.getByRole('button', { name: 'Atualizar' }).click()
+  await expect.poll(async () => (await notes('period-revenue'))[0], PATIENCE).toBe('▲ antes R$ 0,00')
+  expect((await notes('period-no-shows'))[0]).toBe('sem comparação')
   expect(complaints).toEqual([])
 })
 

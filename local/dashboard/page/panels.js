@@ -200,18 +200,18 @@ function showPeriod(dashboard) {
   fill(
     'period-figures',
     figure('period-revenue', 'Faturamento', reais(now.revenue), [
-      growth(now.revenue, before.revenue, 'good'),
+      before.hasVisits ? growth(now.revenue, before.revenue, reais, 'good') : UNCOMPARED,
       ` ${counted(now.completed, 'atendimento', 'atendimentos')}`,
     ]),
     figure('period-no-shows', 'Faltas', percent(now.noShowRate), [
-      points(now.noShowRate, before.noShowRate, 'down'),
+      before.hasVisits ? points(now.noShowRate, before.noShowRate, 'down') : UNCOMPARED,
       ` ${counted(now.noShows, 'falta', 'faltas')}`,
     ]),
     figure('period-conversations', 'Conversas', number(now.conversations), [
-      growth(now.conversations, before.conversations, ''),
+      before.hasTalks ? growth(now.conversations, before.conversations, number, '') : UNCOMPARED,
     ]),
     figure('period-resolution', 'Resolvidas pelo robô', percent(now.botResolution), [
-      points(now.botResolution, before.botResolution, 'up'),
+      before.hasTalks ? points(now.botResolution, before.botResolution, 'up') : UNCOMPARED,
       ` ${number(now.resolved)} de ${number(now.closed)} encerradas`,
     ]),
     figure('period-response', 'Tempo de resposta', duration(now.response), [
@@ -228,15 +228,25 @@ function showPeriod(dashboard) {
   )
 }
 
+const UNCOMPARED = 'sem período anterior'
+
 /**
- * Money and counts: in per cent of what they were.
+ * Money and counts: in per cent of what they were, if they were anything.
  * @param {number} value
  * @param {number} before
+ * @param {(value: number) => string} spoken
  * @param {'good' | ''} more what it means when there is more
  */
-function growth(value, before, more) {
-  if (before === 0) return element('span', {}, 'sem período anterior')
-  const difference = 100 * (value - before) / before
+function growth(value, before, spoken, more) {
+  if (before === 0 && value > 0) {
+    return element(
+      'span',
+      { class: `change ${more}` },
+      element('span', { 'aria-hidden': 'true' }, arrow(value)),
+      `antes ${spoken(0)}`,
+    )
+  }
+  const difference = before === 0 ? 0 : 100 * (value - before) / before
   if (Math.abs(difference) < .05) return change('= ', 'o mesmo', '')
   return change(
     arrow(difference),
@@ -247,7 +257,7 @@ function growth(value, before, more) {
 
 /** Rates: in points. @param {number | null} value @param {number | null} before @param {'up' | 'down'} better */
 function points(value, before, better) {
-  if (value === null || before === null) return element('span', {}, 'sem período anterior')
+  if (value === null || before === null) return 'sem comparação'
   const difference = value - before
   if (Math.abs(difference) < .05) return change('= ', 'o mesmo', '')
   return change(
@@ -462,7 +472,7 @@ function showProfessionals({ professionals }) {
         { title: 'Leads' },
         { title: 'Fechados' },
         { title: 'Conversão' },
-        // Not what the professional handled: whose contact is another's lead too counts for both.
+        // Not what the professional handled: a contact with leads of two counts for both.
         { title: 'Conversas desses leads' },
       ],
       shown.map((row) => [
