@@ -89,6 +89,8 @@ async function leave(): Promise<void> {
   expect(await tokensOf(page)).toEqual([])
 }
 
+const focused = () => page.evaluate(() => document.activeElement?.tagName === 'H1' && document.activeElement.textContent)
+
 const tokensOf = (tab: Page) =>
   tab.evaluate(() => Object.values({ ...sessionStorage }).map(String).filter((value) => value.includes('token')))
 
@@ -495,8 +497,12 @@ test('who belongs to several organizations chooses; one without anything says so
 test('who belongs to no organization is told what to do', async () => {
   const email = `ninguem-${Date.now()}@exemplo.com.br`
   valueOf(await asNobody(stack).auth.signUp({ email, password }))
+  await open(BRUNA)
+  await leave()
   await signIn(email)
   await page.getByRole('heading', { name: 'Você ainda não pertence a nenhuma empresa' }).waitFor()
+  // Nor does the name of the one before stay.
+  expect(await focused()).toBe('Painel')
   expect(await page.locator('#dashboard').isVisible()).toBe(false)
   expect(complaints).toEqual([])
 })
@@ -673,6 +679,10 @@ test('a phone is enough to read it, and a keyboard', async () => {
     await leave()
   }
   await open(HELENA)
+  // The form is gone: who has signed in by keyboard goes on from the top, and hears whose figures these are.
+  expect(await focused()).toBe(CLINIC)
+  await page.keyboard.press('Tab')
+  expect(await page.getByLabel('Período', { exact: true }).evaluate((node) => node === document.activeElement)).toBe(true)
   const summary = page.getByText('Agenda por dia, em tabela')
   await summary.focus()
   await page.keyboard.press('Enter')

@@ -66,11 +66,14 @@ async function enter() {
   byId('choices', HTMLElement).hidden = organizations.length === 0
   const asked = new URLSearchParams(location.hash.slice(1)).get('empresa')
   const first = organizations.find(({ id }) => id === asked) ?? organizations[0]
-  if (first === undefined) return
+  if (first === undefined) return byId('organization-name', HTMLElement).focus()
   fill('organization', ...organizations.map(({ id, name }) => element('option', { value: id }, name)))
   organizationField.value = first.id
   byId('organization-choice', HTMLElement).hidden = organizations.length === 1
-  await choose()
+  const chosen = choose()
+  // The form is gone, and the focus with it: who hears the page, hears now whose it is.
+  byId('organization-name', HTMLElement).focus()
+  await chosen
 }
 
 /** @param {string} why */
@@ -79,6 +82,7 @@ function leave(why) {
   shownAt = null
   organizations = []
   document.title = 'Painel · Balcão'
+  fill('organization-name', 'Painel')
   byId('app', HTMLElement).hidden = true
   byId('dashboard', HTMLElement).hidden = true
   fill('bookings-list')
