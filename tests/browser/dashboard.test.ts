@@ -585,6 +585,47 @@ test('a network that goes away leaves the figures where they are, and says so', 
   await page.getByRole('alert').filter({ hasText: 'Peça a quem administra' }).waitFor()
 })
 
+test('who has a session is not sent to the door because nobody answers', async () => {
+  await open(HELENA)
+  await page.clock.install()
+  const away = { status: 503, json: { code: 'PGRST002', message: 'Could not query the database', details: null, hint: null } }
+  await page.route('**/rest/v1/organizations*', (route) => route.fulfill(away))
+  await page.reload()
+  await page.getByRole('alert').filter({ hasText: 'Não deu certo' }).waitFor()
+  expect(await page.locator('#sign-in').isVisible()).toBe(false)
+  expect(await page.getByText('Você ainda não pertence').isVisible()).toBe(false)
+  expect(await page.getByLabel('Empresa', { exact: true }).isVisible()).toBe(false)
+  await page.unroute('**/rest/v1/organizations*')
+  await page.clock.runFor(62_000)
+  await page.locator('#dashboard').waitFor()
+  expect(await page.getByRole('alert').filter({ hasText: 'Não deu certo' }).isVisible()).toBe(false)
+
+  await page.route('**/rest/v1/organizations*', (route) => route.fulfill(away))
+  await page.reload()
+  await page.getByRole('alert').filter({ hasText: 'Não deu certo' }).waitFor()
+  await picture('dashboard-away-1280')
+  await page.unroute('**/rest/v1/organizations*')
+  await page.getByRole('button', { name: 'Atualizar' }).click()
+  await page.locator('#dashboard').waitFor()
+  expect(await page.getByRole('heading', { level: 1 }).innerText()).toBe(CLINIC)
+
+  // Whoever leaves while he is being let in has left.
+  let letIn = () => {}
+  const held = new Promise<void>((resolve) => (letIn = resolve))
+  await page.route('**/rest/v1/organizations*', async (route) => {
+    await held
+    await route.continue()
+  })
+  await page.reload()
+  await page.evaluate(() => document.getElementById('sign-out')?.click())
+  await page.getByLabel('E-mail').waitFor()
+  const late = answered('/rest/v1/organizations')
+  letIn()
+  await late
+  expect(await tokensOf(page)).toEqual([])
+  expect(await page.locator('#app').isVisible()).toBe(false)
+})
+
 test('a session lasts as long as the tab, and no longer than it is good for', async () => {
   await open(HELENA)
   await page.reload()

@@ -19,11 +19,11 @@ const organizationField = byId('organization', HTMLSelectElement)
 const periodField = byId('period', HTMLSelectElement)
 const refreshButton = byId('refresh', HTMLButtonElement)
 
-/** @type {Organization[]} */
-let organizations = []
+/** Null: nobody has come in, or they could not be read yet. @type {Organization[] | null} */
+let organizations = null
 /** Whatever comes back for an earlier choice is not for this one. */
 let choice = 0
-/** When the figures on the screen were asked for; null: there are none. @type {number | null} */
+/** When the server was last asked; null: it was not. @type {number | null} */
 let shownAt = null
 
 // Coming and going ----------------------------------------------------------------------------------------------------
@@ -59,28 +59,51 @@ onSessionEnd(client, () => {
 })
 
 async function enter() {
-  organizations = await organizationsOf(client)
+  const mine = ++choice
+  shownAt = performance.now()
+  try {
+    const found = await organizationsOf(client)
+    if (mine !== choice) return
+    organizations = found
+  } catch (error) {
+    if (mine !== choice) return
+    if (isSessionOver(error)) return await end(error)
+    // There is a session: the door would say that there is none.
+    say('trouble', troubleOf(error, { isTriedAgain: true }))
+  }
   byId('sign-in', HTMLElement).hidden = true
   byId('app', HTMLElement).hidden = false
-  byId('nobody', HTMLElement).hidden = organizations.length > 0
-  byId('choices', HTMLElement).hidden = organizations.length === 0
+  byId('nobody', HTMLElement).hidden = organizations?.length !== 0
+  byId('choices', HTMLElement).hidden = organizations?.length === 0
+  byId('organization-choice', HTMLElement).hidden = organizations === null || organizations.length < 2
+  if (organizations === null) return focusTitle()
+  say('trouble', '')
   const asked = new URLSearchParams(location.hash.slice(1)).get('empresa')
   const first = organizations.find(({ id }) => id === asked) ?? organizations[0]
-  if (first === undefined) return byId('organization-name', HTMLElement).focus()
+  if (first === undefined) return focusTitle()
   fill('organization', ...organizations.map(({ id, name }) => element('option', { value: id }, name)))
   organizationField.value = first.id
-  byId('organization-choice', HTMLElement).hidden = organizations.length === 1
   const chosen = choose()
-  // The form is gone, and the focus with it: who hears the page, hears now whose it is.
-  byId('organization-name', HTMLElement).focus()
+  focusTitle()
   await chosen
+}
+
+/** The form is gone, and the focus with it: who hears the page, hears now whose it is. */
+function focusTitle() {
+  if (!byId('app', HTMLElement).contains(document.activeElement)) byId('organization-name', HTMLElement).focus()
+}
+
+/** @param {unknown} error */
+async function end(error) {
+  await signOut(client)
+  leave(troubleOf(error, { isTriedAgain: false }))
 }
 
 /** @param {string} why */
 function leave(why) {
   choice++
   shownAt = null
-  organizations = []
+  organizations = null
   document.title = 'Painel · Balcão'
   fill('organization-name', 'Painel')
   byId('app', HTMLElement).hidden = true
@@ -102,7 +125,7 @@ addEventListener('online', () => void look())
 setInterval(lookIfOld, 1000)
 
 function lookIfOld() {
-  if (document.hidden || byId('app', HTMLElement).hidden || organizations.length === 0) return
+  if (document.hidden || byId('app', HTMLElement).hidden || organizations?.length === 0) return
   if (performance.now() - (shownAt ?? 0) >= EVERY_MS) void look()
 }
 
@@ -117,15 +140,17 @@ async function choose() {
   say('trouble', '')
   fill('organization-name', organization.name)
   document.title = `${organization.name} · Painel · Balcão`
-  if (organizations.length > 1) history.replaceState(null, '', `#empresa=${organization.id}`)
+  if (organizations !== null && organizations.length > 1) history.replaceState(null, '', `#empresa=${organization.id}`)
   await look()
 }
 
 function chosen() {
-  return organizations.find(({ id }) => id === organizationField.value)
+  return organizations?.find(({ id }) => id === organizationField.value)
 }
 
 async function look() {
+  if (byId('app', HTMLElement).hidden) return
+  if (organizations === null) return await enter()
   const organization = chosen()
   if (organization === undefined) return
   const mine = ++choice
@@ -139,10 +164,7 @@ async function look() {
     say('trouble', '')
   } catch (error) {
     if (mine !== choice) return
-    if (isSessionOver(error)) {
-      await signOut(client)
-      return leave(troubleOf(error, { isTriedAgain: false }))
-    }
+    if (isSessionOver(error)) return await end(error)
     // What is shown stays, with the time at which it was true.
     say('trouble', troubleOf(error, { isTriedAgain: true }))
   } finally {
@@ -154,5 +176,5 @@ const { data: { session } } = await client.auth.getSession()
 if (session === null) {
   leave('')
 } else {
-  await enter().catch((error) => leave(troubleOf(error, { isTriedAgain: false })))
+  await enter()
 }
