@@ -136,7 +136,6 @@ interface Day {
   cancelled: number
   revenue: number
   resolved: number
-  escalated: number
   conversations: number
   closed: number
   leads: number
@@ -158,8 +157,7 @@ async function daysOf(name: string): Promise<Day[]> {
     ) b
     cross join lateral (
       select count(*)::int as conversations, count(*) filter (where i.status = 'closed')::int as closed,
-        count(*) filter (where i.status = 'closed' and i.escalated_at is null)::int as resolved,
-        count(*) filter (where i.escalated_at is not null)::int as escalated
+        count(*) filter (where i.status = 'closed' and i.escalated_at is null)::int as resolved
       from public.conversations i where i.organization_id = o.id and (i.created_at at time zone o.timezone)::date = d.date
     ) v
     cross join lateral (
@@ -299,7 +297,7 @@ describe.each(OWNERS)('%s of %s', (email, name) => {
     expect(withoutDay(await rowsOf('conversations-table')))
       .toEqual(
         newestFirst.map((day) =>
-          [day.resolved, day.escalated, day.conversations - day.resolved - day.escalated].map(number)
+          [day.resolved, day.closed - day.resolved, day.conversations - day.closed].map(number)
         ),
       )
     expect(withoutDay(await rowsOf('leads-table'))).toEqual(

@@ -99,8 +99,8 @@ export async function readDashboard(client, organization, days, now) {
     client
       .from('conversation_analytics')
       .select(`
-        date, total_conversations, resolved_conversations, escalated_conversations,
-        closed_conversations, avg_satisfaction_score, median_ai_response_time_seconds,
+        date, total_conversations, resolved_conversations, closed_conversations, avg_satisfaction_score,
+median_ai_response_time_seconds,
         median_response_time_seconds, p95_response_time_seconds
       `)
       .eq('organization_id', organization.id)

@@ -359,9 +359,9 @@ function showCharts({ period, conversations, appointments, leads }) {
     ],
   })
 
-  const [resolved, escalated, all] = [
+  const [resolved, closed, all] = [
     talks((row) => row.resolved_conversations),
-    talks((row) => row.escalated_conversations),
+    talks((row) => row.closed_conversations),
     talks((row) => row.total_conversations),
   ]
   draw('conversations', {
@@ -369,16 +369,22 @@ function showCharts({ period, conversations, appointments, leads }) {
     caption: 'Conversas por dia',
     summary: `No período, ${counted(total(all), 'conversa', 'conversas')}: ${
       number(total(resolved))
-    } sem precisar de ninguém, ${number(total(escalated))} passadas a uma pessoa.`,
+    } sem precisar de ninguém, ${number(total(closed) - total(resolved))} encerradas com uma pessoa, ${
+      number(total(all) - total(closed))
+    } em aberto.`,
     isStacked: true,
     say: count,
     series: [
       { label: 'Resolvidas pelo robô', colour: 'series-good', values: resolved },
-      { label: 'Passadas a uma pessoa', colour: 'series-warm', values: escalated },
+      {
+        label: 'Encerradas com uma pessoa',
+        colour: 'series-warm',
+        values: closed.map((value, index) => value - (resolved[index] ?? 0)),
+      },
       {
         label: 'Em aberto',
         colour: 'series-calm',
-        values: all.map((value, index) => value - (resolved[index] ?? 0) - (escalated[index] ?? 0)),
+        values: all.map((value, index) => value - (closed[index] ?? 0)),
       },
     ],
   })
