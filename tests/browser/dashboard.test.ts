@@ -469,8 +469,8 @@ test('who belongs to several organizations chooses; one without anything says so
         'Nada marcado para hoje',
         'Ninguém está esperando',
         'Ainda não há leads',
-        'Nenhum serviço',
-        'Ainda não há profissionais',
+        'Ainda não há números de serviços',
+        'Ainda não há números de profissionais',
       ]
     ) {
       await page.getByText(said).waitFor()
@@ -533,7 +533,7 @@ test('another period, at once; news by the button, and by itself every minute', 
   const [metrics] = await sql<{ clock: string }[]>`
     select to_char(m.calculated_at at time zone o.timezone, 'HH24:MI') as clock
     from public.dashboard_metrics m join public.organizations o on o.id = m.organization_id where o.name = ${PET_SHOP}`
-  await page.getByText(`atualizado às ${metrics?.clock}`).waitFor()
+  await page.getByText(`números de hoje atualizados às ${metrics?.clock}`).waitFor()
   expect(complaints).toEqual([])
 })
 

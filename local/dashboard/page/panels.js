@@ -47,10 +47,10 @@ function showToday({ metrics, today }, { timezone }) {
   say(
     'unready',
     metrics === null
-      ? 'Os números desta empresa ainda estão sendo preparados: ficam prontos em até cinco minutos.'
+      ? 'Os números desta empresa ainda estão sendo preparados: os de hoje ficam prontos em até cinco minutos, os outros até amanhã.'
       : '',
   )
-  say('updated', metrics === null ? '' : `atualizado às ${clock(metrics.calculated_at, timezone)}`)
+  say('updated', metrics === null ? '' : `números de hoje atualizados às ${clock(metrics.calculated_at, timezone)}`)
   if (metrics === null) return fill('today-figures')
   fill(
     'today-figures',
@@ -447,7 +447,7 @@ function showFunnel({ professionals }) {
   )
   say(
     'funnel-none',
-    funnel.total === 0 ? 'Ainda não há leads. Quem responder a um formulário ou ao robô aparece aqui.' : '',
+    funnel.total === 0 ? 'Ainda não há leads aqui. Quem responder a um formulário ou ao robô aparece em até uma hora.' : '',
   )
   fill(
     'funnel-list',
@@ -468,7 +468,7 @@ function showFunnel({ professionals }) {
 /** @param {Dashboard} dashboard */
 function showProfessionals({ professionals }) {
   const shown = professionals.filter(({ total_leads, professional_id }) => total_leads > 0 || professional_id !== null)
-  say('professionals-none', shown.length === 0 ? 'Ainda não há profissionais cadastrados.' : '')
+  say('professionals-none', shown.length === 0 ? 'Ainda não há números de profissionais: são calculados de hora em hora.' : '')
   fill(
     'professionals-table',
     ...(shown.length === 0 ? [] : [table(
@@ -494,7 +494,7 @@ function showProfessionals({ professionals }) {
 
 /** @param {Dashboard} dashboard */
 function showServices({ services }) {
-  say('services-none', services.length === 0 ? 'Nenhum serviço teve agendamentos nos últimos 90 dias.' : '')
+  say('services-none', services.length === 0 ? 'Ainda não há números de serviços: são calculados toda noite, de 90 dias.' : '')
   fill(
     'services-table',
     ...(services.length === 0 ? [] : [table(
