@@ -559,6 +559,29 @@ test('a network that goes away leaves the figures where they are, and says so', 
   await page.getByRole('button', { name: 'Atualizar' }).click()
   await page.getByRole('alert').filter({ hasText: 'O servidor não responde' }).waitFor()
   expect(await figure('period-revenue')).toBe(revenue)
+
+  // Impatience changes nothing: the one look that is under way says what became of it.
+  let asked = 0
+  page.on('request', (request) => asked += Number(request.url().includes('/rest/v1/dashboard_metrics')))
+  let answer = () => {}
+  const held = new Promise<void>((resolve) => (answer = resolve))
+  await context.setOffline(false)
+  await page.getByRole('alert').filter({ hasText: 'O servidor não responde' }).waitFor({ state: 'hidden' })
+  await page.route('**/rest/v1/dashboard_metrics*', async (route) => {
+    await held
+    await route.continue()
+  })
+  asked = 0
+  for (let click = 0; click < 3; click++) await page.getByRole('button', { name: 'Atualizar' }).click()
+  const late = answered('/rest/v1/dashboard_metrics')
+  answer()
+  await late
+  expect(asked).toBe(1)
+  await page.unroute('**/rest/v1/dashboard_metrics*')
+  await expect.poll(() => page.locator('#refresh[aria-busy]').count(), PATIENCE).toBe(0)
+  await context.setOffline(true)
+  await page.getByRole('button', { name: 'Atualizar' }).click()
+  await page.getByRole('alert').filter({ hasText: 'O servidor não responde' }).waitFor()
   await context.setOffline(false)
   await page.getByRole('alert').filter({ hasText: 'O servidor não responde' }).waitFor({ state: 'hidden' })
 
@@ -589,18 +612,18 @@ test('who has a session is not sent to the door because nobody answers', async (
   const away = { status: 503, json: { code: 'PGRST002', message: 'Could not query the database', details: null, hint: null } }
   await page.route('**/rest/v1/organizations*', (route) => route.fulfill(away))
   await page.reload()
-  await page.getByRole('alert').filter({ hasText: 'Não deu certo' }).waitFor()
+  await page.getByRole('alert').filter({ hasText: 'O servidor não responde' }).waitFor()
   expect(await page.locator('#sign-in').isVisible()).toBe(false)
   expect(await page.getByText('Você ainda não pertence').isVisible()).toBe(false)
   expect(await page.getByLabel('Empresa', { exact: true }).isVisible()).toBe(false)
   await page.unroute('**/rest/v1/organizations*')
   await page.clock.runFor(62_000)
   await page.locator('#dashboard').waitFor()
-  expect(await page.getByRole('alert').filter({ hasText: 'Não deu certo' }).isVisible()).toBe(false)
+  expect(await page.getByRole('alert').filter({ hasText: 'O servidor não responde' }).isVisible()).toBe(false)
 
   await page.route('**/rest/v1/organizations*', (route) => route.fulfill(away))
   await page.reload()
-  await page.getByRole('alert').filter({ hasText: 'Não deu certo' }).waitFor()
+  await page.getByRole('alert').filter({ hasText: 'O servidor não responde' }).waitFor()
   await picture('dashboard-away-1280')
   await page.unroute('**/rest/v1/organizations*')
   await page.getByRole('button', { name: 'Atualizar' }).click()

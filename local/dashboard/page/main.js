@@ -102,6 +102,7 @@ async function end(error) {
 /** @param {string} why */
 function leave(why) {
   choice++
+  refreshButton.removeAttribute('aria-busy')
   shownAt = null
   organizations = null
   document.title = 'Painel · Balcão'
@@ -119,14 +120,21 @@ function leave(why) {
 
 organizationField.addEventListener('change', () => void choose())
 periodField.addEventListener('change', () => void look())
-refreshButton.addEventListener('click', () => void look())
+// A look under way is waited for: whoever starts another one never hears what became of it.
+refreshButton.addEventListener('click', () => {
+  if (!isLooking()) void look()
+})
 document.addEventListener('visibilitychange', lookIfOld)
 addEventListener('online', () => void look())
 setInterval(lookIfOld, 1000)
 
 function lookIfOld() {
-  if (document.hidden || byId('app', HTMLElement).hidden || organizations?.length === 0) return
+  if (document.hidden || byId('app', HTMLElement).hidden || organizations?.length === 0 || isLooking()) return
   if (performance.now() - (shownAt ?? 0) >= EVERY_MS) void look()
+}
+
+function isLooking() {
+  return refreshButton.getAttribute('aria-busy') === 'true'
 }
 
 async function choose() {
@@ -150,7 +158,11 @@ function chosen() {
 
 async function look() {
   if (byId('app', HTMLElement).hidden) return
-  if (organizations === null) return await enter()
+  if (organizations === null) {
+    refreshButton.setAttribute('aria-busy', 'true')
+    await enter()
+    return refreshButton.removeAttribute('aria-busy')
+  }
   const organization = chosen()
   if (organization === undefined) return
   const mine = ++choice

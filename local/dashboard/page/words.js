@@ -126,7 +126,8 @@ export function troubleOf(error, { isTriedAgain }) {
   const { code, name, message } = /** @type {{ code?: unknown, name?: unknown, message?: unknown }} */ (error ?? {})
   const known = TROUBLES[String(code)]
   if (known !== undefined) return known
-  if (/fetch|network|timeout|timed out|abort/i.test(`${String(name)} ${String(message)}`)) {
+  // PGRST000 to 3: the Data API is there, its database is not.
+  if (/^PGRST00[0-3]$/.test(String(code)) || /fetch|network|timeout|timed out|abort/i.test(`${String(name)} ${String(message)}`)) {
     return isTriedAgain
       ? 'O servidor não responde. Verifique a conexão: tentaremos de novo em um minuto.'
       : 'O servidor não responde. Verifique a conexão e tente de novo.'
