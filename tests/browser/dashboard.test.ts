@@ -514,6 +514,9 @@ test('another period, at once; news by the button, and by itself every minute', 
   await page.getByLabel('Período', { exact: true }).selectOption('12 semanas')
   await page.getByRole('heading', { name: 'Últimas 12 semanas' }).waitFor()
   expect((await rowsOf('appointments-table')).length).toBe(84)
+  await page.reload()
+  await page.getByRole('heading', { name: 'Últimas 12 semanas' }).waitFor()
+  expect(await page.getByLabel('Período', { exact: true }).inputValue()).toBe('84')
 
   const shown = Number(await figure('new-contacts'))
   const arrives = async (phone_number: string) => {

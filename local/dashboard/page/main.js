@@ -78,11 +78,13 @@ async function enter() {
   byId('organization-choice', HTMLElement).hidden = organizations === null || organizations.length < 2
   if (organizations === null) return focusTitle()
   say('trouble', '')
-  const asked = new URLSearchParams(location.hash.slice(1)).get('empresa')
-  const first = organizations.find(({ id }) => id === asked) ?? organizations[0]
+  const asked = new URLSearchParams(location.hash.slice(1))
+  const first = organizations.find(({ id }) => id === asked.get('empresa')) ?? organizations[0]
   if (first === undefined) return focusTitle()
   fill('organization', ...organizations.map(({ id, name }) => element('option', { value: id }, name)))
   organizationField.value = first.id
+  const period = [...periodField.options].find(({ value }) => value === asked.get('dias'))
+  if (period !== undefined) periodField.value = period.value
   const chosen = choose()
   focusTitle()
   await chosen
@@ -119,7 +121,10 @@ function leave(why) {
 // Looking -------------------------------------------------------------------------------------------------------------
 
 organizationField.addEventListener('change', () => void choose())
-periodField.addEventListener('change', () => void look())
+periodField.addEventListener('change', () => {
+  remember()
+  void look()
+})
 // A look under way is waited for: whoever starts another one never hears what became of it.
 refreshButton.addEventListener('click', () => {
   if (!isLooking()) void look()
@@ -131,6 +136,14 @@ setInterval(lookIfOld, 1000)
 function lookIfOld() {
   if (document.hidden || byId('app', HTMLElement).hidden || organizations?.length === 0 || isLooking()) return
   if (performance.now() - (shownAt ?? 0) >= EVERY_MS) void look()
+}
+
+/** What is not as it comes by itself, for the next reload and for bookmarks. */
+function remember() {
+  const chosen = new URLSearchParams()
+  if (organizations !== null && organizations.length > 1) chosen.set('empresa', organizationField.value)
+  if (!periodField.selectedOptions[0]?.defaultSelected) chosen.set('dias', periodField.value)
+  history.replaceState(null, '', `${location.pathname}${chosen.size > 0 ? `#${chosen}` : ''}`)
 }
 
 function isLooking() {
@@ -148,7 +161,7 @@ async function choose() {
   say('trouble', '')
   fill('organization-name', organization.name)
   document.title = `${organization.name} · Painel · Balcão`
-  if (organizations !== null && organizations.length > 1) history.replaceState(null, '', `#empresa=${organization.id}`)
+  remember()
   await look()
 }
 
