@@ -2176,6 +2176,7 @@ export type Database = {
           'opened_at': string
           'organization_id': string | null
           'reopened_count': number
+          'resolution': string | null
           'resolved_at': string | null
           'severity': Database['public']['Enums']['alert_severity']
           'subject': string
@@ -2195,6 +2196,7 @@ export type Database = {
           'opened_at'?: string
           'organization_id'?: string | null
           'reopened_count'?: number
+          'resolution'?: string | null
           'resolved_at'?: string | null
           'severity': Database['public']['Enums']['alert_severity']
           'subject'?: string
@@ -2213,6 +2215,7 @@ export type Database = {
           'opened_at'?: string
           'organization_id'?: string | null
           'reopened_count'?: number
+          'resolution'?: string | null
           'resolved_at'?: string | null
           'severity'?: Database['public']['Enums']['alert_severity']
           'subject'?: string

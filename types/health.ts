@@ -32,12 +32,14 @@ export interface SystemHealth {
   deadlocks: number
   connections: { used: number; max: number }
   cache_hit_rate: number | null
-  table_sizes: { table: string; bytes: number; dead_rows: number; live_rows: number }[]
+  /** The ten largest; null while somebody has one of them locked. */
+  table_sizes: { table: string; bytes: number; dead_rows: number; live_rows: number }[] | null
   database_bytes: number
   oldest_transaction_seconds: number
   /** Null: there is no replica. */
   replication_lag_seconds: number | null
-  partitions: { ahead_months: number; default_rows: number }
+  /** Null while somebody has one of the logs locked. */
+  partitions: { ahead_months: number; default_rows: number } | null
   last_refreshes: Record<string, { finished_at: string | null; age_seconds: number | null; error: string | null }>
   schedules: { overdue: string[]; failing: string[] }
 }

@@ -121,6 +121,11 @@ const alert = {
   message: z.string(),
   opened_at: time,
   resolved_at: time.nullable(),
+  /**
+   * Why it is resolved. fixed: it works again; removed: somebody took the endpoint or number away, or switched it off; changed:
+   * another alert tells what is wrong now, somebody is connecting it again, or it is no longer looked at.
+   */
+  resolution: z.enum(['fixed', 'removed', 'changed']).nullable(),
 }
 
 const merge = { merge_id: id, kept_contact_id: id, merged_contact_id: id }

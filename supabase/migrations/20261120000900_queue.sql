@@ -274,7 +274,10 @@ set search_path = ''
 as $$
 begin
   update public.message_queue q
-  set status = 'pending', is_due = q.run_at <= now()
+  set status = 'pending',
+      is_due = q.run_at <= now(),
+      -- Behind another it could not run: it waits for a worker from now on.
+      run_at = greatest(q.run_at, now())
   from (
     select
       k.organization_id,

@@ -173,6 +173,24 @@ end;
 $$;
 comment on function private.last_due(private.schedules, timestamptz) is 'When a schedule should have run last.';
 
+create function private.period_of(schedule private.schedules, at timestamptz)
+returns interval
+language plpgsql
+stable
+set search_path = ''
+as $$
+declare
+  last_due timestamptz;
+begin
+  if private.schedule_interval(schedule.expression) is not null then
+    return private.schedule_interval(schedule.expression);
+  end if;
+  last_due := private.previous_occurrence(schedule.expression, at);
+  return last_due - private.previous_occurrence(schedule.expression, last_due - interval '1 second');
+end;
+$$;
+comment on function private.period_of(private.schedules, timestamptz) is 'How long it is from one occurrence to the next, at this time.';
+
 create function private.is_due(schedule private.schedules, at timestamptz default now())
 returns boolean
 language plpgsql
@@ -374,31 +392,33 @@ $$;
 comment on function public.due_schedules() is 'For the function cron-refresh: the schedules to run now. Secret key only.';
 grant execute on function public.due_schedules() to service_role;
 
-create function private.run_missed_schedules()
-returns bigint
+create function private.run_missed_schedule()
+returns text
 language plpgsql
 volatile
 set search_path = ''
 as $$
 declare
   missed text;
-  caught_up bigint := 0;
 begin
   for missed in
     select s.name
     from private.schedules s
     where private.is_due(s, now() - interval '2 minutes')
-    order by s.name
+      -- What the clock does within the hour anyway needs nobody to catch up with it.
+      and private.last_due(s) + private.period_of(s, now()) > now() + interval '1 hour'
+    order by private.last_due(s), s.name
   loop
+    -- One at a time: its row is locked until all of this is committed.
     if (private.run_schedule(missed, false, 'pg_cron') ->> 'ran')::boolean then
-      caught_up := caught_up + 1;
+      return missed;
     end if;
   end loop;
-  return caught_up;
+  return null;
 end;
 $$;
-comment on function private.run_missed_schedules() is
-  'For pg_cron, which forgets what it missed while the server was down: runs each such schedule once; returns how many.';
+comment on function private.run_missed_schedule() is
+  'For pg_cron, which forgets what it missed while the server was down: runs one such schedule, once, if its next time is more than an hour away; returns its name. Called every minute.';
 
 create function private.sync_schedules()
 returns text
@@ -431,7 +451,7 @@ begin
     from private.schedules s
     where s.is_active
     union all
-    select 'balcao:catch_up', '* * * * *', 'select private.run_missed_schedules()'
+    select 'balcao:catch_up', '* * * * *', 'set statement_timeout = ''5min''; select private.run_missed_schedule()'
   loop
     execute 'select cron.schedule($1, $2, $3)' using job.name, job.expression, job.command;
   end loop;

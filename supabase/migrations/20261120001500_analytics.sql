@@ -166,6 +166,8 @@ conversations as (
     round(avg(v.satisfaction_score), 2) as avg_satisfaction_score
   from tenants t
   join public.conversations v on v.organization_id = t.organization_id and v.created_at >= t.since and v.created_at < t.until
+  -- Reminders and alerts to somebody who never wrote lie in one too, closed from birth.
+  where v.last_inbound_at is not null
   group by 1, 2
 ),
 messages as (
@@ -270,16 +272,16 @@ full join ai a using (organization_id, date);
 
 comment on materialized view analytics.conversation_analytics is
   'Conversations and messages by local day, of 400 days: a row for each day on which there was any. Every hour.';
-comment on column analytics.conversation_analytics.total_conversations is 'Conversations that began that day.';
+comment on column analytics.conversation_analytics.total_conversations is 'Conversations that began that day; one in which the other side never wrote is none.';
 comment on column analytics.conversation_analytics.resolved_conversations is 'Of these, those closed that never waited for a human.';
 comment on column analytics.conversation_analytics.escalated_conversations is 'Of these, those that have waited for a human.';
 comment on column analytics.conversation_analytics.closed_conversations is 'Of these, those closed by now.';
 comment on column analytics.conversation_analytics.bot_resolution_rate is 'resolved / closed, per cent.';
 comment on column analytics.conversation_analytics.avg_satisfaction_score is 'Mean grade from 1 to 5 of these conversations.';
 comment on column analytics.conversation_analytics.inbound_messages is 'Messages that came that day, reactions included.';
-comment on column analytics.conversation_analytics.outbound_messages is 'Messages of ours that day, whoever wrote them.';
+comment on column analytics.conversation_analytics.outbound_messages is 'Messages of ours that day, whoever wrote them: the AI, flows, people, and the platform itself (reminders, alerts).';
 comment on column analytics.conversation_analytics.ai_messages is 'Of ours, those by the AI.';
-comment on column analytics.conversation_analytics.bot_messages is 'Of ours, those by flows, reminders and other machines.';
+comment on column analytics.conversation_analytics.bot_messages is 'Of ours, those by flows.';
 comment on column analytics.conversation_analytics.human_messages is 'Of ours, those by people.';
 comment on column analytics.conversation_analytics.median_ai_response_time_seconds is
   'From a customer''s message to the AI''s message right after it (reactions and notices looked past).';
@@ -323,6 +325,7 @@ talked as (
       as avg_conversation_duration_minutes
   from leads l
   join public.conversations v on v.organization_id = l.organization_id and v.contact_id = l.contact_id
+  where v.last_inbound_at is not null
   group by 1, 2
 ),
 asked as (
@@ -379,7 +382,7 @@ comment on column analytics.consultant_metrics.leads_agendado is 'Of these, thos
 comment on column analytics.consultant_metrics.leads_fechado is 'Of these, those won.';
 comment on column analytics.consultant_metrics.leads_perdido is 'Of these, those lost.';
 comment on column analytics.consultant_metrics.conversion_rate is 'leads_fechado / total_leads, per cent.';
-comment on column analytics.consultant_metrics.total_conversations is 'Conversations of the contacts of these leads.';
+comment on column analytics.consultant_metrics.total_conversations is 'Conversations of the contacts of these leads in which they wrote.';
 comment on column analytics.consultant_metrics.completed_conversations is 'Of these, closed ones.';
 comment on column analytics.consultant_metrics.avg_conversation_duration_minutes is 'From beginning to closing, mean of the closed ones.';
 comment on column analytics.consultant_metrics.total_tokens_used is 'Tokens of the AI interactions about these leads.';

@@ -47,7 +47,7 @@ create trigger alert_rules_100_touch_updated_at
 
 insert into private.alert_rules (kind, description, unit, warning, critical, less_is_worse, is_for_organizations)
 values
-  ('queue_stalled', 'The oldest job that could run has waited so long: no worker, or not enough of them.', 'seconds', 60, 300, false, false),
+  ('queue_stalled', 'The oldest job that could run has waited so long: no worker, or not enough of them.', 'seconds', 120, 300, false, false),
   ('dead_jobs', 'Jobs given up in the last hour.', 'jobs', 1, 50, false, false),
   ('schedules_stalled', 'Something should have run so long ago.', 'seconds', 300, 900, false, false),
   ('schedule_failing', 'The last runs of a schedule failed.', 'runs', 1, 5, false, false),
@@ -59,12 +59,14 @@ values
   ('replication_lag', 'A replica is behind.', 'seconds', 30, 300, false, false),
   ('default_partition', 'Rows of a log that no month took: private.maintain_partitions() has not run.', 'rows', 1, null, false, false),
   ('partitions_ahead', 'Months for which a log has partitions.', 'months', 2, 1, true, false),
-  ('unprocessed_webhooks', 'Deliveries of the last hour that came for nobody, or were not understood.', 'deliveries', 20, 1000, false, false),
+  ('unprocessed_webhooks', 'Deliveries of the last hour that were not understood, and numbers that nobody registered.', 'deliveries', 20, 1000, false, false),
+  ('many_numbers_silent', 'Of the numbers whose habits are known, those that are silent: what is deaf is probably the platform.', 'percent', 20, 50, false, false),
+  ('many_numbers_down', 'Of the numbers that should work, those that are refused, banned or went by themselves.', 'percent', 20, 50, false, false),
   ('check_failing', 'A rule cannot be checked: its alerts stand as they were.', 'rules', 1, null, false, false),
-  ('endpoint_failing', 'A webhook endpoint does not take what it is told, or was disabled for it.', 'failures', 3, 20, false, true),
+  ('endpoint_failing', 'A webhook endpoint does not take what it is told; critical is one that was disabled for it.', 'failures', 3, null, false, true),
   ('instance_disconnected', 'A number was disconnected or banned, by nobody here.', 'numbers', null, 1, false, true),
   ('sending_stopped', 'The provider refuses a number: nothing is sent until an administrator acts.', 'numbers', null, 1, false, true),
-  ('instance_silent', 'Nothing comes from a number, in hours in which it is usually heard.', 'usual hours', 4, 8, false, true);
+  ('instance_silent', 'Nothing comes from a number, in hours in which it is usually heard.', 'usual hours', 6, 8, false, true);
 
 create type private.alert_finding as (
   organization_id uuid,
@@ -243,24 +245,6 @@ comment on function private.find_dead_jobs(private.alert_rules, timestamptz) is 
 
 -- The clock -----------------------------------------------------------------------------------------------------------
 
-create function private.period_of(schedule private.schedules, at timestamptz)
-returns interval
-language plpgsql
-stable
-set search_path = ''
-as $$
-declare
-  last_due timestamptz;
-begin
-  if private.schedule_interval(schedule.expression) is not null then
-    return private.schedule_interval(schedule.expression);
-  end if;
-  last_due := private.previous_occurrence(schedule.expression, at);
-  return last_due - private.previous_occurrence(schedule.expression, last_due - interval '1 second');
-end;
-$$;
-comment on function private.period_of(private.schedules, timestamptz) is 'How long it is from one occurrence to the next, at this time.';
-
 create function private.overdue_since(schedule private.schedules, at timestamptz)
 returns timestamptz
 language plpgsql
@@ -419,7 +403,7 @@ set search_path = ''
 as $$
 begin
   -- As the Data API, a driver of the clock and an operator write it.
-  return statement ~ '\m"?(run_schedule|run_missed_schedules|refresh_analytics_views?|check_alerts|system_health)"?\(';
+  return statement ~ '\m"?(run_schedule|run_missed_schedule|refresh_analytics_views?|check_alerts|system_health)"?\(';
 end;
 $$;
 comment on function private.is_maintenance(text) is 'Whether a statement is the clock''s work: it may take its time, and has a limit of its own.';
@@ -522,12 +506,13 @@ begin
     and a.datname = current_database()
     and a.xact_start is not null
     and a.pid <> pg_backend_pid()
-    and (with_maintenance or not private.is_maintenance(a.query))
+    -- A backup is one transaction, as long as it takes.
+    and (with_maintenance or not private.is_maintenance(a.query) and a.application_name is distinct from 'pg_dump')
   order by a.xact_start
   limit 1;
 end;
 $$;
-comment on function private.oldest_transaction(timestamptz, boolean) is 'The transaction that is open longest, but for this one; with or without the clock''s work.';
+comment on function private.oldest_transaction(timestamptz, boolean) is 'The transaction that is open longest, but for this one; with or without the clock''s work and backups.';
 
 create function private.find_long_transactions(rule private.alert_rules, at timestamptz)
 returns setof private.alert_finding
@@ -715,26 +700,45 @@ set search_path = ''
 as $$
 begin
   return query
+  with failed as (
+    select left(w.processing_error, 60) as error, w.external_id
+    from public.webhook_events w
+    where w.processing_error is not null and w.created_at > at - interval '1 hour'
+    limit 10000
+  ),
+  counted as (
+    select
+      count(*) as deliveries,
+      -- A number that left us and goes on talking to us is one, however busy it is.
+      count(*) filter (where f.error <> 'number_not_registered')
+        + count(distinct coalesce(f.external_id, '')) filter (where f.error = 'number_not_registered') as counting
+    from failed f
+  )
   select
-    null::uuid, '', sum(e.n), null::public.alert_severity,
-    format('Deliveries of the last hour that came to nothing: %s', sum(e.n)), jsonb_build_object('errors', jsonb_object_agg(e.error, e.n))
-  from (
-    select left(w.processing_error, 60) as error, count(*) as n
-    from (
-      select w.processing_error
-      from public.webhook_events w
-      where w.processing_error is not null and w.created_at > at - interval '1 hour'
-      limit 10000
-    ) w
-    group by 1
-    order by 2 desc
-    limit 20
-  ) e
-  having sum(e.n) > 0;
+    null::uuid, '', c.counting::numeric, null::public.alert_severity,
+    format('Deliveries of the last hour that came to nothing: %s', c.deliveries),
+    jsonb_build_object(
+      'errors', (
+        select jsonb_object_agg(e.error, e.n)
+        from (select f.error, count(*) as n from failed f group by 1 order by 2 desc limit 20) e
+      ),
+      'numbers', (
+        select coalesce(jsonb_object_agg(e.external_id, e.n), '{}')
+        from (
+          select f.external_id, count(*) as n
+          from failed f
+          where f.error = 'number_not_registered' and f.external_id is not null
+          group by 1
+          order by 2 desc
+          limit 20
+        ) e
+      ))
+  from counted c
+  where c.deliveries > 0;
 end;
 $$;
 comment on function private.find_unprocessed_webhooks(private.alert_rules, timestamptz) is
-  'Rule unprocessed_webhooks. A status that waits for its message is none: some are of messages that another app sent.';
+  'Rule unprocessed_webhooks: deliveries that were not understood, and numbers (not deliveries) that nobody registered. A status that waits for its message is none: some are of messages that another app sent.';
 
 -- Endpoints and numbers: their organizations' -------------------------------------------------------------------------
 
@@ -793,14 +797,15 @@ begin
     private.instance_detail(i)
   from public.whatsapp_instances i
   join public.organizations o on o.id = i.organization_id and o.is_active
-  where i.sending_stopped_at is null
-    and (
-      i.status = 'banned'
-      -- Whoever disconnects a number on purpose takes its secrets away.
-      or i.status = 'disconnected' and exists (
-        select from private.instance_secrets s where s.organization_id = i.organization_id and s.instance_id = i.id
-      )
-    );
+  where case i.status
+    -- A ban that has a reason is told by the rule sending_stopped.
+    when 'banned' then i.sending_stopped_at is null
+    -- Whoever disconnects a number on purpose takes its secrets away.
+    when 'disconnected' then exists (
+      select from private.instance_secrets s where s.organization_id = i.organization_id and s.instance_id = i.id
+    )
+    else false
+  end;
 end;
 $$;
 comment on function private.find_instance_disconnected(private.alert_rules, timestamptz) is
@@ -873,22 +878,19 @@ end;
 $$;
 comment on function private.note_heard_hours(timestamptz) is 'Notes the hour in which each number was last heard; check_alerts() asks often enough to miss none.';
 
-create function private.find_instance_silent(rule private.alert_rules, at timestamptz)
-returns setof private.alert_finding
+create function private.silences(at timestamptz)
+returns table (organization_id uuid, instance_id uuid, usual_hours numeric)
 language plpgsql
 stable
 set search_path = ''
 as $$
 begin
   return query
-  select
-    i.organization_id, i.id::text, silence.usual_hours, null::public.alert_severity,
-    format('Nothing came from the number %s since %s', i.name, i.last_seen_at),
-    private.instance_detail(i) || jsonb_build_object('last_seen_at', i.last_seen_at)
+  select i.organization_id, i.id, coalesce(silence.usual_hours, 0)
   from public.whatsapp_instances i
   join public.organizations o on o.id = i.organization_id and o.is_active
   cross join lateral (
-    select coalesce(least(4, floor(extract(epoch from i.last_seen_at - min(h.hour)) / 604800)), 0) as weeks
+    select least(4, coalesce(floor(extract(epoch from i.last_seen_at - min(h.hour)) / 604800), 0)) as weeks
     from private.heard_hours h
     where h.organization_id = i.organization_id and h.instance_id = i.id
   ) known
@@ -906,11 +908,112 @@ begin
     ) at_that_hour
     where week <= known.weeks
   ) silence
-  where i.status = 'connected' and i.last_seen_at < at - interval '1 hour' and known.weeks >= 1;
+  where i.status = 'connected' and known.weeks >= 1;
+end;
+$$;
+comment on function private.silences(timestamptz) is
+  'How long each number that is connected, and known for a week, is silent, in hours in which it is usually heard.';
+
+create function private.find_instance_silent(rule private.alert_rules, at timestamptz)
+returns setof private.alert_finding
+language plpgsql
+stable
+set search_path = ''
+as $$
+begin
+  return query
+  select
+    i.organization_id, i.id::text, s.usual_hours, null::public.alert_severity,
+    format('Nothing came from the number %s since %s', i.name, i.last_seen_at),
+    private.instance_detail(i) || jsonb_build_object('last_seen_at', i.last_seen_at)
+  from private.silences(at) s
+  join public.whatsapp_instances i on i.organization_id = s.organization_id and i.id = s.instance_id
+  where s.usual_hours > 0;
 end;
 $$;
 comment on function private.find_instance_silent(private.alert_rules, timestamptz) is
   'Rule instance_silent, for each connected number that we know for a week. A public holiday looks like a silence.';
+
+-- Many at once --------------------------------------------------------------------------------------------------------
+-- One number that is silent or refused is its organization's affair. Many at once have a cause that they share: the function
+-- that hears them, a subscription, an app's secret, a token.
+
+create function private.many_numbers(numbers bigint, unwell bigint, organizations bigint, how text)
+returns setof private.alert_finding
+language plpgsql
+immutable
+set search_path = ''
+as $$
+begin
+  -- Of three or more numbers, one or two say nothing of the others.
+  if unwell >= least(3, numbers) and numbers > 0 then
+    return next row(
+      null, '', round(100.0 * unwell / numbers, 1), null, format('%s of %s numbers are %s', unwell, numbers, how),
+      jsonb_build_object('numbers', numbers, 'unwell', unwell, 'organizations', organizations)
+    )::private.alert_finding;
+  end if;
+end;
+$$;
+comment on function private.many_numbers(bigint, bigint, bigint, text) is
+  'What the rules many_numbers_… find: how many of the numbers, of how many organizations.';
+
+create function private.find_many_numbers_silent(rule private.alert_rules, at timestamptz)
+returns setof private.alert_finding
+language plpgsql
+stable
+set search_path = ''
+as $$
+begin
+  return query
+  select f.*
+  from (
+    select
+      count(*) as numbers,
+      count(*) filter (where s.is_silent) as silent,
+      count(distinct s.organization_id) filter (where s.is_silent) as organizations
+    from (
+      select s.organization_id, private.severity_of(r, s.usual_hours) is not null as is_silent
+      from private.silences(at) s
+      join private.alert_rules r on r.kind = 'instance_silent'
+    ) s
+  ) c
+  cross join lateral private.many_numbers(c.numbers, c.silent, c.organizations, 'silent') f;
+end;
+$$;
+comment on function private.find_many_numbers_silent(private.alert_rules, timestamptz) is
+  'Rule many_numbers_silent: of the numbers that instance_silent judges. On a public holiday many shops are closed.';
+
+create function private.find_many_numbers_down(rule private.alert_rules, at timestamptz)
+returns setof private.alert_finding
+language plpgsql
+stable
+set search_path = ''
+as $$
+begin
+  return query
+  select f.*
+  from (
+    select
+      count(*) as numbers,
+      count(*) filter (where n.is_down) as down,
+      count(distinct n.organization_id) filter (where n.is_down) as organizations
+    from (
+      select i.organization_id, d.subject is not null as is_down
+      from public.whatsapp_instances i
+      join public.organizations o on o.id = i.organization_id and o.is_active
+      left join (
+        select f.organization_id, f.subject from private.find_instance_disconnected(rule, at) f
+        union
+        select f.organization_id, f.subject from private.find_sending_stopped(rule, at) f
+      ) d on d.organization_id = i.organization_id and d.subject = i.id::text
+      where d.subject is not null or i.status = 'connected'
+    ) n
+  ) c
+  cross join lateral private.many_numbers(c.numbers, c.down, c.organizations, 'down') f;
+end;
+$$;
+comment on function private.find_many_numbers_down(private.alert_rules, timestamptz) is
+  'Rule many_numbers_down: of those that are connected, refused, banned or went by themselves.';
 
 -- All of it at once ---------------------------------------------------------------------------------------------------
 
@@ -1018,6 +1121,8 @@ language plpgsql
 volatile
 security definer -- the figures are in "private" and the catalogs
 set search_path = ''
+-- Whoever asks waits five seconds: a table that somebody has locked is no reason to say nothing of the others.
+set lock_timeout = '500ms'
 as $$
 declare
   at constant timestamptz := clock_timestamp();
@@ -1026,6 +1131,8 @@ declare
   reasons jsonb := '[]'::jsonb;
   is_critical boolean := false;
   silent bigint;
+  table_sizes jsonb;
+  partitions jsonb;
 begin
   for rule in
     select r.* from private.alert_rules r where r.is_active and not r.is_for_organizations and r.kind <> 'check_failing' order by r.kind
@@ -1050,6 +1157,16 @@ begin
   exception when others then
     reasons := reasons || jsonb_build_array(jsonb_build_object(
       'kind', 'check_failing', 'severity', 'warning', 'message', left(format('instance_silent cannot be checked: %s', sqlerrm), 500)));
+  end;
+
+  begin
+    table_sizes := private.table_sizes();
+  exception when lock_not_available then null;
+  end;
+  begin
+    select jsonb_build_object('ahead_months', min(l.months_ahead), 'default_rows', coalesce(sum(l.default_rows), 0)) into partitions
+    from private.log_states(at) l;
+  exception when lock_not_available then null;
   end;
 
   return jsonb_build_object(
@@ -1084,14 +1201,11 @@ begin
       from pg_catalog.pg_stat_database d
       where d.datname = current_database()
     ),
-    'table_sizes', private.table_sizes(),
+    'table_sizes', table_sizes,
     'database_bytes', pg_database_size(current_database()),
     'oldest_transaction_seconds', coalesce((select t.seconds from private.oldest_transaction(at, true) t), 0),
     'replication_lag_seconds', private.replication_lag(),
-    'partitions', (
-      select jsonb_build_object('ahead_months', min(l.months_ahead), 'default_rows', coalesce(sum(l.default_rows), 0))
-      from private.log_states(at) l
-    ),
+    'partitions', partitions,
     'last_refreshes', (
       select coalesce(
         jsonb_object_agg(r.view_name, jsonb_build_object('finished_at', r.finished_at, 'age_seconds', r.age_seconds, 'error', r.error)), '{}')

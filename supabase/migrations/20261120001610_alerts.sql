@@ -4,9 +4,10 @@
 -- resolves those whose cause is gone. A rule that cannot be checked is an alert itself, and keeps no other from being checked.
 -- What comes back within the hour is the same alert: what flaps is one row.
 --
--- An organization is told of its own: its endpoints (alert.opened, alert.resolved), and the authorized owner numbers over
--- WhatsApp, through a number that works. Once when it opens or becomes critical, once when it is resolved; not more than
--- once an hour for what flaps.
+-- An organization is told of its own. Its endpoints (alert.opened, alert.resolved): once when it opens or becomes critical,
+-- once when it is resolved, not more than once an hour for what flaps. The authorized owner numbers over WhatsApp, through a
+-- number that works: only of what is critical, as soon as they can be told, seldomer each time that it comes back; that it is
+-- over, only who was told of it, once it has been well for five minutes.
 
 create table public.system_alerts (
   organization_id uuid,
@@ -20,6 +21,7 @@ create table public.system_alerts (
   opened_at timestamptz not null default now(),
   last_seen_at timestamptz not null default now(),
   resolved_at timestamptz,
+  resolution text,
   reopened_count int not null default 0,
   told_as text,
   told_at timestamptz,
@@ -28,6 +30,8 @@ create table public.system_alerts (
   constraint system_alerts_pkey primary key (id),
   constraint system_alerts_organization_id_fkey foreign key (organization_id) references public.organizations (id),
   constraint system_alerts_kind_fkey foreign key (kind) references private.alert_rules (kind),
+  constraint system_alerts_resolution_check
+    check (resolution is null or resolved_at is not null and resolution in ('fixed', 'removed', 'changed')),
   constraint system_alerts_detail_is_object_check check (jsonb_typeof(detail) = 'object'),
   constraint system_alerts_tellings_is_array_check check (jsonb_typeof(tellings) = 'array'),
   constraint system_alerts_told_check check (told_as in ('opened', 'resolved') and told_at is not null and told_severity is not null
@@ -38,11 +42,13 @@ comment on table public.system_alerts is
 comment on column public.system_alerts.subject is 'Which endpoint or number (its id), view, schedule or log; empty where there is only one.';
 comment on column public.system_alerts.value is 'The figure that the rule found when it was last looked at.';
 comment on column public.system_alerts.last_seen_at is 'When its cause was last there.';
+comment on column public.system_alerts.resolution is
+  'Why it is resolved: fixed (it works again), removed (somebody took the endpoint or number away, or switched it off), changed (another alert tells what is wrong now, somebody is connecting it again, or the rule was changed).';
 comment on column public.system_alerts.reopened_count is 'How often it came back within an hour of being resolved.';
-comment on column public.system_alerts.told_at is 'When the organization was last told that it opened (told_severity: how bad it was then).';
-comment on column public.system_alerts.told_as is 'What it was told last: opened, or resolved.';
+comment on column public.system_alerts.told_at is 'When the organization''s endpoints were last told that it opened (told_severity: how bad it was then).';
+comment on column public.system_alerts.told_as is 'What they were told last: opened, or resolved.';
 comment on column public.system_alerts.tellings is
-  'What came of telling each owner over WhatsApp, the last twenty; shape alertTelling in types/.';
+  'What came of telling each owner over WhatsApp, the last twenty; shape alertTelling in types/. What could not be told is tried again, in its place.';
 create unique index system_alerts_one_open_idx on public.system_alerts (organization_id, kind, subject) nulls not distinct
   where resolved_at is null;
 create index system_alerts_organization_id_idx on public.system_alerts (organization_id, opened_at desc);
@@ -73,12 +79,17 @@ declare
   host constant text := 'o sistema que recebe os eventos em ' || coalesce(detail ->> 'host', 'seu endereço');
 begin
   if told_as = 'resolved' then
-    return '✅ Resolvido: ' || case alert.kind
-      when 'endpoint_failing' then host || ' voltou a responder.'
-      when 'instance_disconnected' then 'o ' || number || ' não está mais desconectado.'
-      when 'sending_stopped' then 'o ' || number || ' pode enviar mensagens de novo.'
-      when 'instance_silent' then 'o ' || number || ' voltou a receber mensagens.'
-      else alert.message
+    return case alert.resolution
+      when 'fixed' then '✅ Resolvido: ' || case alert.kind
+        when 'endpoint_failing' then host || case when detail ->> 'disabled_at' is null then ' voltou a responder.' else ' foi ativado de novo.' end
+        when 'instance_disconnected' then 'o ' || number || ' está conectado de novo.'
+        when 'sending_stopped' then 'o ' || number || ' pode enviar mensagens de novo.'
+        when 'instance_silent' then 'o ' || number || ' voltou a receber mensagens.'
+      end
+      when 'removed' then 'ℹ️ Encerrado: ' || case alert.kind
+        when 'endpoint_failing' then host || ' foi desligado ou removido por um administrador.'
+        else 'o ' || number || ' foi desconectado por um administrador.'
+      end
     end;
   end if;
   return case alert.severity when 'critical' then '🚨 ' else '⚠️ ' end || case alert.kind
@@ -90,8 +101,13 @@ begin
       when 'banned' then ' foi bloqueado pelo WhatsApp.'
       else ' está desconectado. Conecte-o de novo para voltar a receber e enviar mensagens.'
     end
-    when 'sending_stopped' then
-      'o WhatsApp está recusando os envios: nenhuma mensagem sai pelo ' || number || ' até que um administrador resolva.'
+    when 'sending_stopped' then case
+      when detail ->> 'status' = 'banned' then
+        'o ' || number || ' foi bloqueado pelo WhatsApp: nenhuma mensagem sai por ele. Veja o motivo no Gerenciador do WhatsApp, da Meta.'
+      when detail ->> 'code' = '190' then
+        'a autorização do ' || number || ' não vale mais: nenhuma mensagem sai por ele até que um administrador cadastre um novo token de acesso.'
+      else 'o WhatsApp está recusando os envios: nenhuma mensagem sai pelo ' || number || ' até que um administrador resolva.'
+    end
     when 'instance_silent' then
       format('nenhuma mensagem chega ao %s desde %s. Verifique se ele ainda está conectado.', number,
         to_char((detail ->> 'last_seen_at')::timestamptz at time zone zone, 'DD/MM "às" HH24:MI'))
@@ -99,7 +115,8 @@ begin
   end;
 end;
 $$;
-comment on function private.alert_words(public.system_alerts, text) is 'What an owner reads on his phone, in one line.';
+comment on function private.alert_words(public.system_alerts, text) is
+  'What an owner reads on his phone, in one line; null when there is nothing to say to him.';
 
 create function private.alert_event(alert public.system_alerts)
 returns jsonb
@@ -115,7 +132,8 @@ begin
     'severity', alert.severity,
     'message', alert.message,
     'opened_at', alert.opened_at,
-    'resolved_at', alert.resolved_at);
+    'resolved_at', alert.resolved_at,
+    'resolution', alert.resolution);
 end;
 $$;
 comment on function private.alert_event(public.system_alerts) is 'What an event says of an alert.';
@@ -144,7 +162,11 @@ begin
   left join lateral (
     select max(v.last_inbound_at) as last_inbound_at
     from public.conversations v
-    where v.organization_id = i.organization_id and v.contact_id = way.contact_id and v.instance_id = i.id
+    where v.organization_id = i.organization_id
+      and v.contact_id = way.contact_id
+      and v.instance_id = i.id
+      -- With this number: the same contact may have others, which nobody authorized.
+      and private.phone_from_provider_id(v.whatsapp_chat_id) = owner_number.phone_number
   ) w on true
   where i.organization_id = owner_number.organization_id
     and i.status = 'connected'
@@ -165,6 +187,31 @@ end;
 $$;
 comment on function private.way_to_owner(public.authorized_owner_numbers, timestamptz) is
   'How an owner is reached: a number of the organization that works (best one that he wrote to in the last 24 hours), and who he is among the contacts, if he is; instance_id is null when there is no such number.';
+
+create function private.obstacle_to_owner(
+  owner_number public.authorized_owner_numbers,
+  way private.way_to_owner,
+  template public.message_templates
+)
+returns text
+language plpgsql
+stable
+set search_path = ''
+as $$
+begin
+  return case
+    when way.instance_id is null then 'no_number'
+    when not way.window_open and (template.provider_template_status = 'approved') is not true then 'outside_window'
+    else (
+      select case when p.status = 'blocked' then 'blocked' when p.opted_out_at is not null then 'opted_out' end
+      from public.contacts p
+      where p.organization_id = owner_number.organization_id and p.id = way.contact_id
+    )
+  end;
+end;
+$$;
+comment on function private.obstacle_to_owner(public.authorized_owner_numbers, private.way_to_owner, public.message_templates) is
+  'Why an owner cannot be told now, no_number, outside_window, blocked or opted_out; null when he can.';
 
 create function private.conversation_with_owner(
   owner_number public.authorized_owner_numbers,
@@ -195,6 +242,7 @@ begin
   where v.organization_id = owner_number.organization_id
     and v.contact_id = of_contact
     and v.instance_id = conversation_with_owner.instance_id
+    and private.phone_from_provider_id(v.whatsapp_chat_id) = owner_number.phone_number
   order by v.is_open desc, v.last_inbound_at desc nulls last, v.id desc
   limit 1
   for no key update nowait;
@@ -210,6 +258,7 @@ begin
             and y.contact_id = of_contact
             and y.instance_id = conversation_with_owner.instance_id
             and y.kind = 'wa_id'
+            and private.phone_from_provider_id(y.value) = owner_number.phone_number
           order by y.id desc
           limit 1
         ),
@@ -222,7 +271,7 @@ begin
 end;
 $$;
 comment on function private.conversation_with_owner(public.authorized_owner_numbers, uuid) is
-  'Where an owner is written to, locked with its contact; made when there is none, closed, so that no inbox fills with alerts.';
+  'Where an owner is written to, at the number that was authorized and at no other of the same contact, locked with its contact; made when there is none, closed, so that no inbox fills with alerts.';
 
 create function private.tell_owner(
   alert public.system_alerts,
@@ -240,25 +289,16 @@ declare
   template constant public.message_templates := private.template_for(alert.organization_id, 'alert');
   said jsonb;
   message public.messages;
-  result text;
+  result text := private.obstacle_to_owner(owner_number, way, template);
   conversation public.conversations;
 begin
-  select jsonb_build_object(
-    'nome', left(substring(owner_number.label from '^\s*(\S+)'), 60), 'nome_completo', owner_number.label, 'organizacao', o.name,
-    'alerta', private.alert_words(alert, told_as))
-  into said
-  from public.organizations o
-  where o.id = alert.organization_id;
-  result := case
-    when way.instance_id is null then 'no_number'
-    when not way.window_open and (template.provider_template_status = 'approved') is not true then 'outside_window'
-    else (
-      select case when p.status = 'blocked' then 'blocked' when p.opted_out_at is not null then 'opted_out' end
-      from public.contacts p
-      where p.organization_id = alert.organization_id and p.id = way.contact_id
-    )
-  end;
   if result is null then
+    select jsonb_build_object(
+      'nome', left(substring(owner_number.label from '^\s*(\S+)'), 60), 'nome_completo', owner_number.label, 'organizacao', o.name,
+      'alerta', private.alert_words(alert, told_as))
+    into said
+    from public.organizations o
+    where o.id = alert.organization_id;
     conversation := private.conversation_with_owner(owner_number, way.instance_id);
     begin
       message := private.say_as_system(
@@ -290,6 +330,8 @@ $$;
 comment on function private.tell_owner(public.system_alerts, text, public.authorized_owner_numbers, timestamptz) is
   'Tells one owner over WhatsApp, in the 24 hours after he wrote in words, else by the provider''s template of the category alert; answers what came of it.';
 
+-- Who is to be told what ----------------------------------------------------------------------------------------------
+
 create function private.to_be_told(alert public.system_alerts, at timestamptz)
 returns text
 language plpgsql
@@ -306,7 +348,108 @@ begin
 end;
 $$;
 comment on function private.to_be_told(public.system_alerts, timestamptz) is
-  'What the organization is to be told of an alert: that it opened (or came back, but not within the hour; or became critical), or that it is resolved; null: nothing new.';
+  'What the organization''s endpoints are to be told of an alert: that it opened (or came back, but not within the hour; or became critical), or that it is resolved; null: nothing new.';
+
+create function private.owner_to_be_told(
+  alert public.system_alerts,
+  owner_number public.authorized_owner_numbers,
+  at timestamptz
+)
+returns text
+language plpgsql
+stable
+set search_path = ''
+as $$
+declare
+  told_as constant text := case when alert.resolved_at is null then 'opened' else 'resolved' end;
+  obstacles constant text[] := array['no_number', 'outside_window', 'blocked', 'opted_out'];
+  reached jsonb;
+  attempt jsonb;
+  times bigint;
+  obstacle text;
+begin
+  -- What reached him last, what was tried last, and how often he was told that it opened.
+  select
+    (array_agg(t.telling order by t.n desc) filter (where t.telling ->> 'result' = 'queued'))[1],
+    (array_agg(t.telling order by t.n desc))[1],
+    count(*) filter (where t.telling ->> 'result' = 'queued' and t.telling ->> 'as' = 'opened')
+  into reached, attempt, times
+  from jsonb_array_elements(alert.tellings) with ordinality t (telling, n)
+  where t.telling ->> 'number_id' = owner_number.id::text;
+
+  if told_as = 'opened' and (
+    alert.severity < 'critical'
+    or reached ->> 'as' = 'opened'
+    -- It comes and goes: an hour after he last heard of it, then two, then four …
+    or (reached ->> 'at')::timestamptz > at - least(interval '12 hours', interval '1 hour' * 2 ^ (times - 1))
+  ) then
+    return null;
+  elsif told_as = 'resolved' and (
+    reached ->> 'as' is distinct from 'opened'
+    or alert.resolved_at > at - interval '5 minutes'
+    or private.alert_words(alert, 'resolved') is null
+  ) then
+    return null;
+  end if;
+  if attempt ->> 'as' = told_as and attempt ->> 'result' <> 'queued' then
+    -- It could not be told, and is tried again once that is not so any more.
+    obstacle := private.obstacle_to_owner(
+      owner_number, private.way_to_owner(owner_number, at), private.template_for(alert.organization_id, 'alert'));
+    if obstacle = attempt ->> 'result' or obstacle is null and attempt ->> 'result' <> all (obstacles) then
+      return null;
+    end if;
+  end if;
+  return told_as;
+end;
+$$;
+comment on function private.owner_to_be_told(public.system_alerts, public.authorized_owner_numbers, timestamptz) is
+  'What an owner is to be told of an alert over WhatsApp now: opened, resolved, or null. Warnings are for the list; what he never heard of is not over for him.';
+
+create function private.owners_to_be_told(alert public.system_alerts, at timestamptz)
+returns setof public.authorized_owner_numbers
+language plpgsql
+stable
+set search_path = ''
+as $$
+begin
+  if alert.resolved_at is null and alert.severity = 'critical' or alert.resolved_at is not null and alert.tellings <> '[]' then
+    return query
+    select n.*
+    from (
+      select o.*
+      from public.authorized_owner_numbers o
+      where o.organization_id = alert.organization_id
+      order by o.is_primary desc, o.id
+      limit 10
+    ) n
+    where private.owner_to_be_told(alert, n::public.authorized_owner_numbers, at) is not null
+    order by n.is_primary desc, n.id;
+  end if;
+end;
+$$;
+comment on function private.owners_to_be_told(public.system_alerts, timestamptz) is
+  'The owners who are to be told of an alert now, of the first ten.';
+
+create function private.silence_is_ours()
+returns boolean
+language plpgsql
+stable
+set search_path = ''
+as $$
+begin
+  return exists (
+    select
+    from public.system_alerts a
+    where a.organization_id is null
+      and a.kind = 'many_numbers_silent'
+      and a.resolved_at is null
+      and a.severity = 'critical'
+      and (a.detail ->> 'organizations')::bigint > 2
+  );
+end;
+$$;
+comment on function private.silence_is_ours() is
+  'Whether so many organizations'' numbers are silent that none of them is told to look at its own.';
 
 create function private.tell_alert(alert public.system_alerts, at timestamptz)
 returns void
@@ -317,22 +460,26 @@ as $$
 declare
   told constant text := private.to_be_told(alert, at);
   owner_number public.authorized_owner_numbers;
+  outcome jsonb;
   outcomes jsonb := alert.tellings;
 begin
-  perform private.emit_webhook_events(array[
-    row(alert.organization_id, 'alert.' || told, private.alert_event(alert))::private.webhook_event
-  ]);
-  for owner_number in
-    select n.*
-    from public.authorized_owner_numbers n
-    where n.organization_id = alert.organization_id
-    order by n.is_primary desc, n.id
-    limit 10
-  loop
-    outcomes := outcomes || jsonb_build_array(private.tell_owner(alert, told, owner_number, at));
+  if told is not null then
+    perform private.emit_webhook_events(array[
+      row(alert.organization_id, 'alert.' || told, private.alert_event(alert))::private.webhook_event
+    ]);
+  end if;
+  for owner_number in select n.* from private.owners_to_be_told(alert, at) n loop
+    outcome := private.tell_owner(
+      alert, case when alert.resolved_at is null then 'opened' else 'resolved' end, owner_number, at);
+    -- In the place of the attempt that came to nothing.
+    select coalesce(jsonb_agg(t.telling order by t.n), '[]') || jsonb_build_array(outcome) into outcomes
+    from jsonb_array_elements(outcomes) with ordinality t (telling, n)
+    where t.telling ->> 'result' = 'queued'
+      or t.telling ->> 'number_id' <> owner_number.id::text
+      or t.telling ->> 'as' <> outcome ->> 'as';
   end loop;
   update public.system_alerts a
-  set told_as = told,
+  set told_as = coalesce(told, a.told_as),
       told_at = case told when 'opened' then at else a.told_at end,
       told_severity = case told when 'opened' then a.severity else a.told_severity end,
       tellings = (
@@ -354,6 +501,7 @@ as $$
 declare
   alert public.system_alerts;
   failures private.alert_finding[] := '{}'::private.alert_finding[];
+  silence_is_ours constant boolean := private.silence_is_ours();
 begin
   for alert in
     select a.*
@@ -361,7 +509,8 @@ begin
     -- Who has closed is told nothing more.
     join public.organizations o on o.id = a.organization_id and o.is_active
     where (a.resolved_at is null or a.resolved_at > at - interval '1 day')
-      and private.to_be_told(a, at) is not null
+      and (private.to_be_told(a, at) is not null or exists (select from private.owners_to_be_told(a, at)))
+      and not (a.kind = 'instance_silent' and silence_is_ours)
     order by a.severity desc, a.opened_at, a.id
     limit batch_size
   loop
@@ -384,6 +533,52 @@ comment on function private.tell_alerts(timestamptz, int) is
   'Tells organizations what is new, each alert for itself; answers what could not be told. What waits for somebody is told a minute later.';
 
 -- Opening and resolving -----------------------------------------------------------------------------------------------
+
+create function private.resolution_of(alert public.system_alerts)
+returns text
+language plpgsql
+stable
+set search_path = ''
+as $$
+declare
+  endpoint public.webhook_endpoints;
+  instance public.whatsapp_instances;
+begin
+  if not exists (select from private.alert_rules r where r.kind = alert.kind and r.is_active) then
+    return 'changed';
+  elsif alert.organization_id is null then
+    return 'fixed';
+  elsif alert.kind = 'endpoint_failing' then
+    select e.* into endpoint
+    from public.webhook_endpoints e
+    where e.organization_id = alert.organization_id and e.id::text = alert.subject;
+    return case
+      when not found or not endpoint.is_active then 'removed'
+      when endpoint.consecutive_failures = 0 then 'fixed'
+      else 'changed'
+    end;
+  end if;
+  select i.* into instance
+  from public.whatsapp_instances i
+  where i.organization_id = alert.organization_id and i.id::text = alert.subject;
+  return case
+    when not found
+      or instance.status = 'disconnected' and not exists (
+        select
+        from private.instance_secrets s
+        where s.organization_id = instance.organization_id and s.instance_id = instance.id
+      ) then 'removed'
+    when instance.status = 'connected'
+      and instance.sending_stopped_at is null
+      and (
+        alert.kind <> 'instance_silent' or instance.last_seen_at > (alert.detail ->> 'last_seen_at')::timestamptz
+      ) then 'fixed'
+    else 'changed'
+  end;
+end;
+$$;
+comment on function private.resolution_of(public.system_alerts) is
+  'Why an alert''s cause is found no more, see system_alerts.resolution: that nothing is found need not mean that it works.';
 
 create type private.alert_changes as (opened bigint, resolved bigint);
 
@@ -408,7 +603,7 @@ begin
     and a.subject = f.subject;
 
   update public.system_alerts a
-  set resolved_at = at
+  set resolved_at = at, resolution = private.resolution_of(a)
   where a.resolved_at is null
     and a.kind = of_kind
     and not exists (
@@ -423,6 +618,7 @@ begin
     -- What was resolved less than an hour ago is back.
     update public.system_alerts a
     set resolved_at = null,
+        resolution = null,
         reopened_count = a.reopened_count + 1,
         severity = back.severity, message = back.message, value = back.value, detail = coalesce(back.detail, '{}'),
         last_seen_at = at
@@ -484,10 +680,10 @@ begin
   for rule in select r.* from private.alert_rules r where r.kind <> 'check_failing' order by r.kind loop
     begin
       findings := '{}'::private.alert_finding[];
+      if rule.kind = 'instance_silent' then
+        perform private.note_heard_hours(at);
+      end if;
       if rule.is_active then
-        if rule.kind = 'instance_silent' then
-          perform private.note_heard_hours(at);
-        end if;
         findings := array(select f from private.findings_of(rule, at) f);
       end if;
       changes := private.note_findings(rule.kind, findings, at);

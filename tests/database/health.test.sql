@@ -68,16 +68,16 @@ select is(pg_temp.found('queue_stalled'), 'nothing', 'what is due some day does 
 insert into public.message_queue (organization_id, job_type, priority, run_at)
 values
   (tests.the('clinic', 'organization_id'), 'nothing', 0, now() - interval '10 seconds'),
-  (tests.the('clinic', 'organization_id'), 'nothing', 5, now() - interval '70 seconds'),
+  (tests.the('clinic', 'organization_id'), 'nothing', 5, now() - interval '130 seconds'),
   (tests.the('petshop', 'organization_id'), 'nothing', 0, now() - interval '30 seconds');
-select is(pg_temp.found('queue_stalled'), 'warning 70.0', 'the oldest job counts, of whichever tenant and priority');
+select is(pg_temp.found('queue_stalled'), 'warning 130.0', 'the oldest job counts, of whichever tenant and priority');
 update public.message_queue set run_at = now() - interval '6 minutes', is_due = false where priority = 5;
 select is(pg_temp.found('queue_stalled'), 'critical 360.0', 'nobody need have noticed that it became due');
 select matches(pg_temp.reasons(), '^unhealthy: critical queue_stalled', 'a stopped worker makes the platform unhealthy');
 select is((public.system_health() -> 'queue' ->> 'due')::int, 3, 'and health counts what waits');
 delete from public.message_queue where priority = 5;
-update public.message_queue set status = 'processing', lease_expires_at = now() - interval '90 seconds' where is_due;
-select is(pg_temp.found('queue_stalled'), 'warning 90.0', 'what a dead worker holds waits since its lease is over');
+update public.message_queue set status = 'processing', lease_expires_at = now() - interval '150 seconds' where is_due;
+select is(pg_temp.found('queue_stalled'), 'warning 150.0', 'what a dead worker holds waits since its lease is over');
 update public.message_queue set lease_expires_at = now() + interval '90 seconds' where is_due;
 select is(pg_temp.found('queue_stalled'), 'nothing', 'what runs does not wait');
 update public.message_queue set status = 'pending', lease_expires_at = null, run_at = now() where is_due;
@@ -87,6 +87,18 @@ select is(pg_temp.found('dead_jobs'), 'nothing', 'what died long ago is no news'
 update public.message_queue set completed_at = now() - interval '59 minutes' where is_due;
 select is(pg_temp.found('dead_jobs'), 'warning 2.0', 'two jobs were given up');
 delete from public.message_queue where is_due;
+
+-- Who stood behind another of his key has waited since then.
+select 1 from public.enqueue_job(tests.the('clinic', 'organization_id'), 'nothing', '{}', 0, now(), 'conversation:x');
+select 1 from public.enqueue_job(tests.the('clinic', 'organization_id'), 'nothing', '{}', 0, now(), 'conversation:x');
+update public.message_queue set run_at = now() - interval '20 minutes' where ordering_key = 'conversation:x';
+update public.message_queue set status = 'completed', completed_at = now() where ordering_key = 'conversation:x' and status = 'pending';
+select private.promote_keys(array[row(tests.the('clinic', 'organization_id'), 'conversation:x')::private.queue_key]);
+select is(
+  (select row(q.status, q.is_due)::text from public.message_queue q where q.ordering_key = 'conversation:x' and q.status <> 'completed'),
+  '(pending,t)', 'behind a job that was tried for twenty minutes the next one is due');
+select is(pg_temp.found('queue_stalled'), 'nothing', 'and no worker has let it wait');
+delete from public.message_queue where ordering_key = 'conversation:x';
 
 -- The clock -----------------------------------------------------------------------------------------------------------
 insert into private.schedules (name, description, expression, command, created_at, last_scheduled_for, last_started_at)
@@ -154,7 +166,7 @@ from (values
   ('select private.run_schedule(''x'', false, ''pg_cron'')', true),
   ('select public.refresh_analytics_view(''dashboard_metrics'')', true),
   ('select public.refresh_analytics_views()', true),
-  ('select private.run_missed_schedules()', true),
+  ('select private.run_missed_schedule()', true),
   ('WITH pgrst_source AS (SELECT "public"."conversations".* FROM "public"."conversations")', false),
   ('select * from public.do_not_run_schedule_now', false)
 ) q (query, is_it);
@@ -174,7 +186,14 @@ insert into public.webhook_events (organization_id, provider, event_type, payloa
 select null, 'meta_cloud', 'messages', '{}', 'number_not_registered', now() - interval '90 minutes' from generate_series(1, 50);
 select is(pg_temp.found('unprocessed_webhooks'), 'nothing', 'what came for nobody an hour ago is over');
 update public.webhook_events set created_at = now() - interval '30 minutes' where processing_error is not null;
-select is(pg_temp.found('unprocessed_webhooks'), 'warning 50.0', 'fifty in an hour are not');
+select is(pg_temp.found('unprocessed_webhooks'), 'nothing', 'what came for one number that left us is its own affair');
+update public.webhook_events set external_id = 'number ' || (random() * 1000000)::int where processing_error is not null;
+select matches(pg_temp.found('unprocessed_webhooks'), '^warning (49|50).0', 'for fifty numbers it is ours');
+select is(
+  (select (select count(*) from jsonb_object_keys(f.detail -> 'numbers')) from private.alert_rules r cross join lateral private.find_unprocessed_webhooks(r, now()) f where r.kind = 'unprocessed_webhooks'),
+  20::bigint, 'of which the first twenty are named');
+update public.webhook_events set processing_error = 'unreadable', external_id = null where processing_error is not null;
+select is(pg_temp.found('unprocessed_webhooks'), 'warning 50.0', 'fifty that nobody understood are too many in an hour');
 delete from public.webhook_events where processing_error is not null;
 
 -- Endpoints -----------------------------------------------------------------------------------------------------------
@@ -193,6 +212,8 @@ update public.webhook_endpoints set is_active = true, consecutive_failures = 2, 
 select is(pg_temp.of_clinic('endpoint_failing'), 'nothing', 'two failures may pass');
 update public.webhook_endpoints set consecutive_failures = 3 where id = tests.the('clinic', 'endpoint_id');
 select is(pg_temp.of_clinic('endpoint_failing'), 'warning 3.0 The endpoint at crm.example failed 3 times in a row', 'three do not; its path is not told');
+update public.webhook_endpoints set consecutive_failures = 500 where id = tests.the('clinic', 'endpoint_id');
+select matches(pg_temp.of_clinic('endpoint_failing'), '^warning 500.0', 'nor do five hundred: it may come back');
 update public.webhook_endpoints set is_active = false, disabled_at = now(), disabled_reason = 'gone', consecutive_failures = 1 where id = tests.the('clinic', 'endpoint_id');
 select is(pg_temp.of_clinic('endpoint_failing'), 'critical 1.0 The endpoint at crm.example was disabled (gone)', 'one that was disabled is critical however few they were');
 update public.organizations set is_active = false where id = tests.the('clinic', 'organization_id');
@@ -211,6 +232,12 @@ update public.whatsapp_instances set sending_stopped_at = now(), sending_stopped
 select is(pg_temp.of_clinic('instance_disconnected'), 'nothing', 'told by the reason, if there is one:');
 select is(pg_temp.of_clinic('sending_stopped'), 'critical 1.0 Nothing can be sent through Recepção: 190', 'the provider refuses it');
 select is(public.system_health() #>> '{instances,stopped}', '1', 'which health counts');
+update public.whatsapp_instances set status = 'disconnected' where id = tests.the('clinic', 'instance_id');
+insert into private.instance_secrets (organization_id, instance_id, access_token) values (tests.the('clinic', 'organization_id'), tests.the('clinic', 'instance_id'), tests.sealed());
+select is(
+  pg_temp.of_clinic('instance_disconnected') || ', ' || pg_temp.of_clinic('sending_stopped'),
+  'critical 1.0 The number Recepção is disconnected, nothing', 'one that went while it was refused is disconnected, not forgotten');
+delete from private.instance_secrets where instance_id = tests.the('clinic', 'instance_id');
 update public.whatsapp_instances set sending_stopped_at = null, sending_stopped_code = null, status = 'connected' where id = tests.the('clinic', 'instance_id');
 select is(pg_temp.of_clinic('sending_stopped'), 'nothing', 'and now does not any more');
 
@@ -232,8 +259,8 @@ where extract(isodow from h) < 6 and extract(hour from h) between 8 and 17;
 select pg_temp.heard_last('2026-11-20 17:40');
 select is(pg_temp.of_clinic('instance_silent', pg_temp.clock('2026-11-20 23:59')), 'nothing', 'on Friday night nobody writes');
 select is(pg_temp.of_clinic('instance_silent', pg_temp.clock('2026-11-22 23:00')), 'nothing', 'nor on Sunday');
-select is(pg_temp.of_clinic('instance_silent', pg_temp.clock('2026-11-23 12:30')), 'nothing', 'a quiet Monday morning may be');
-select matches(pg_temp.of_clinic('instance_silent', pg_temp.clock('2026-11-23 13:00')), '^warning 4.0 Nothing came from the number Recepção since', 'all of it, from 8 h to 13 h, is a silence');
+select is(pg_temp.of_clinic('instance_silent', pg_temp.clock('2026-11-23 15:30')), 'nothing', 'a quiet Monday until half past three may be');
+select matches(pg_temp.of_clinic('instance_silent', pg_temp.clock('2026-11-23 16:00')), '^warning 6.4 Nothing came from the number Recepção since', 'from 8 h to 16 h is a silence');
 select matches(pg_temp.of_clinic('instance_silent', pg_temp.clock('2026-11-23 18:00')), '^critical 8.0', 'a whole day is critical');
 select matches(pg_temp.of_clinic('instance_silent', pg_temp.clock('2027-03-01 12:00')), '^critical 39.2', 'and so it stays, however long it lasts');
 select pg_temp.heard_last('2026-11-23 17:50');
@@ -250,6 +277,48 @@ select is(private.note_heard_hours(pg_temp.clock('2026-11-23 18:02')), 0::bigint
 select is(
   (select h.hour from private.heard_hours h where h.instance_id = tests.the('clinic', 'instance_id')),
   pg_temp.clock('2026-11-23 17:00'), 'as the hour of the day that it was');
+
+-- Many numbers at once ------------------------------------------------------------------------------------------------
+delete from private.heard_hours;
+insert into public.whatsapp_instances (organization_id, provider, name, external_id, status)
+select tests.the('petshop', 'organization_id'), 'evolution', 'Loja ' || n, 'loja ' || n, 'connected' from generate_series(1, 8) n;
+update public.whatsapp_instances set status = 'connected';
+insert into private.heard_hours (organization_id, instance_id, hour)
+select i.organization_id, i.id, date_trunc('hour', now(), 'UTC') - n * interval '1 hour'
+from public.whatsapp_instances i
+cross join generate_series(0, 800) n;
+create function pg_temp.silent(how_many int)
+returns void
+language sql
+as $$
+  update public.whatsapp_instances i
+  set last_seen_at = date_trunc('hour', now(), 'UTC') - case when n.n <= how_many then interval '24 hours' else interval '0' end
+  from (select w.id, row_number() over (order by w.id) as n from public.whatsapp_instances w) n
+  where n.id = i.id
+$$;
+select pg_temp.silent(2);
+select is(pg_temp.found('many_numbers_silent'), 'nothing', 'two of ten may be silent, each for itself');
+select pg_temp.silent(3);
+select is(pg_temp.found('many_numbers_silent'), 'warning 30.0', 'three are many');
+select is(pg_temp.reasons(), 'degraded: warning many_numbers_silent', 'for which the platform is unwell');
+select pg_temp.silent(5);
+select is(pg_temp.found('many_numbers_silent'), 'critical 50.0', 'half of them is critical');
+update private.alert_rules set is_active = false where kind = 'instance_silent';
+select is(pg_temp.reasons(), 'unhealthy: critical many_numbers_silent', 'whether or not their organizations are told');
+update private.alert_rules set is_active = true where kind = 'instance_silent';
+delete from private.heard_hours where instance_id in (select w.id from public.whatsapp_instances w order by w.id offset 1);
+select pg_temp.silent(1);
+select is(pg_temp.found('many_numbers_silent'), 'critical 100.0', 'where one number is known it is everybody');
+delete from private.heard_hours;
+select is(pg_temp.found('many_numbers_silent'), 'nothing', 'where none is, nobody');
+select is(pg_temp.found('many_numbers_down'), 'nothing', 'all are connected');
+update public.whatsapp_instances set sending_stopped_at = now(), sending_stopped_code = '190' where name in ('Loja 1', 'Loja 2');
+select is(pg_temp.found('many_numbers_down'), 'nothing', 'two of ten may be refused');
+update public.whatsapp_instances set status = 'banned' where name in ('Loja 3', 'Loja 4', 'Loja 5');
+update public.whatsapp_instances set status = 'disconnected' where name = 'Loja 6';
+select is(pg_temp.found('many_numbers_down'), 'critical 55.6', 'five of nine that should work do not; one was disconnected on purpose');
+delete from public.whatsapp_instances where name like 'Loja %';
+update public.whatsapp_instances set status = 'connecting' where id <> tests.the('clinic', 'instance_id');
 
 -- Health as a whole ---------------------------------------------------------------------------------------------------
 insert into public.api_call_logs (organization_id, service, endpoint, method, response_time_ms, success)

@@ -1,6 +1,6 @@
 -- The clock's jobs run when they are due, once, and what was missed is caught up once.
 begin;
-select plan(48);
+select plan(51);
 
 -- Cron expressions --------------------------------------------------------------------------------------------------
 select is(private.previous_occurrence(e.expression, '2026-11-21 15:47:12Z'), e.expected::timestamptz, format('%s was due %s', e.expression, e.expected))
@@ -82,10 +82,19 @@ select case
     (select string_agg('balcao:' || n, ',' order by 'balcao:' || n collate "C") from (select name from private.schedules where is_active union all select 'catch_up') s (n)),
     'pg_cron''s jobs are the active schedules, and the one that catches up')
 end;
-update private.schedules set last_scheduled_for = now() - interval '1 hour' where name = 'counts';
-delete from private.schedules where name not in ('counts');
-select is(private.run_missed_schedules(), 1::bigint, 'what pg_cron missed is caught up');
-select is(private.run_missed_schedules(), 0::bigint, 'once');
+delete from private.schedules where name not in ('counts', 'fails');
+update private.schedules set last_scheduled_for = now() - interval '1 day' where name = 'counts';
+select is(private.run_missed_schedule(), null, 'what runs within the hour anyway needs nobody to catch up with it');
+-- Twelve hours ago, and twelve hours from now.
+update private.schedules
+set expression = to_char((now() - interval '12 hours') at time zone 'UTC', 'MI HH24 * * *'), last_scheduled_for = now() - interval '2 days',
+    created_at = now() - interval '1 year';
+insert into private.schedules (name, description, expression, command, created_at, last_scheduled_for)
+select 'before_them', 'x', to_char((now() - interval '13 hours') at time zone 'UTC', 'MI HH24 * * *'), 'select 1', now() - interval '1 year', now() - interval '2 days';
+select is(private.run_missed_schedule(), 'before_them', 'what pg_cron missed is caught up, one at a time');
+select is(private.run_missed_schedule(), 'counts', 'then the next one');
+select is(private.run_missed_schedule(), 'fails', 'one that fails holds back no other');
+select is(private.run_missed_schedule(), null, 'and each once');
 
 select * from finish();
 rollback;

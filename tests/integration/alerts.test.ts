@@ -87,7 +87,18 @@ async function check(): Promise<void> {
 }
 
 async function untold() {
-  return await sql`select a.kind from public.system_alerts a where private.to_be_told(a, now()) is not null`
+  return await sql`
+    select a.kind
+    from public.system_alerts a
+    where private.to_be_told(a, now()) is not null
+      or a.organization_id is not null and exists (select from private.owners_to_be_told(a, now()))`
+}
+
+/** What is resolved has been for five minutes: then the owner hears of it. */
+async function fiveMinutesLater(): Promise<void> {
+  await sql`update public.system_alerts set resolved_at = resolved_at - interval '5 minutes' where resolved_at is not null`
+  await check()
+  await work()
 }
 
 interface Alert {
@@ -159,7 +170,7 @@ async function aListener(): Promise<{ receiver: Receiver; heard: () => string[];
         if (type !== 'alert.opened' && type !== 'alert.resolved') throw new Error(`It heard ${type}.`)
         expect(data.organization_id).toBe(clinic.organizationId)
         expect(data.resolved_at === null).toBe(type === 'alert.opened')
-        return `${type} ${data.kind} ${data.severity}`
+        return [type, data.kind, data.severity, ...(data.resolution === null ? [] : [data.resolution])].join(' ')
       }),
   }
 }
@@ -175,7 +186,7 @@ test('a worker that has stopped, until it runs again', async () => {
   await check()
   expect(await openAlert('queue_stalled')).toBeUndefined()
 
-  await sql`update public.message_queue set run_at = now() - interval '90 seconds' where organization_id = ${clinic.organizationId} and is_due`
+  await sql`update public.message_queue set run_at = now() - interval '150 seconds' where organization_id = ${clinic.organizationId} and is_due`
   expect(await isReason('queue_stalled')).toBe(true)
   await check()
   expect(await openAlert('queue_stalled')).toMatchObject({ severity: 'warning', subject: '' })
@@ -214,9 +225,20 @@ test('an endpoint that fails: the owner and the other endpoints are told once, a
   await check()
   await work()
   expect(heard()).toEqual(['alert.opened endpoint_failing warning'])
+  expect(await read()).toHaveLength(before)
+
+  // It says that it is gone, and is disabled.
+  failing.reply = () => 410
+  await hurry(sql, clinic)
+  await work()
+  await check()
+  await check()
+  await work()
+  expect(await openAlert('endpoint_failing')).toMatchObject({ severity: 'critical', subject: endpoint.id })
+  expect(heard()).toEqual(['alert.opened endpoint_failing warning', 'alert.opened endpoint_failing critical'])
   const host = new URL(failing.url).host
   expect((await read()).slice(before)).toEqual([
-    `Aviso do sistema para Clínica Atenta: ⚠️ o sistema que recebe os eventos em ${host} não está respondendo (3 tentativas sem sucesso).`,
+    `Aviso do sistema para Clínica Atenta: 🚨 o sistema que recebe os eventos em ${host} foi desativado, porque não aceita mais as entregas. Corrija-o e ative-o de novo.`,
   ])
 
   // Who sees it.
@@ -235,15 +257,19 @@ test('an endpoint that fails: the owner and the other endpoints are told once, a
   }
 
   failing.reply = () => 204
-  await hurry(sql, clinic)
-  await work()
+  await sql`
+    update public.webhook_endpoints
+    set is_active = true, disabled_at = null, disabled_reason = null, consecutive_failures = 0, failing_since = null
+    where id = ${endpoint.id}`
   await check()
   expect(await openAlert('endpoint_failing')).toBeUndefined()
   await check()
   await work()
-  expect(heard()).toEqual(['alert.opened endpoint_failing warning', 'alert.resolved endpoint_failing warning'])
+  expect(heard().at(-1)).toBe('alert.resolved endpoint_failing critical fixed')
+  expect(await read()).toHaveLength(before + 1)
+  await fiveMinutesLater()
   expect((await read()).slice(before + 1)).toEqual([
-    `Aviso do sistema para Clínica Atenta: ✅ Resolvido: o sistema que recebe os eventos em ${host} voltou a responder.`,
+    `Aviso do sistema para Clínica Atenta: ✅ Resolvido: o sistema que recebe os eventos em ${host} foi ativado de novo.`,
   ])
 })
 
@@ -269,8 +295,8 @@ test('a number that falls silent, until it is heard: told through another number
   await aConversation(clinic, reception)
   await check()
   expect(await openAlert('instance_silent')).toBeUndefined()
-  await work()
-  expect(heard()).toEqual(['alert.opened instance_silent critical', 'alert.resolved instance_silent critical'])
+  await fiveMinutesLater()
+  expect(heard()).toEqual(['alert.opened instance_silent critical', 'alert.resolved instance_silent critical fixed'])
   expect((await read()).at(-1)).toMatch(/voltou a receber mensagens\.$/)
 })
 
@@ -283,7 +309,9 @@ test('a number that the provider refuses, until it has a new token', async () =>
   await check()
   expect(await openAlert('sending_stopped', reception.instanceId)).toMatchObject({ severity: 'critical' })
   await work()
-  expect((await read(grooming)).slice(other.length)).toEqual([expect.stringMatching(/recusando os envios: nenhuma mensagem sai pelo número/)])
+  expect((await read(grooming)).slice(other.length)).toEqual([
+    expect.stringMatching(/a autorização do número .* não vale mais: .* novo token de acesso\.$/),
+  ])
 
   await sql`
     update public.whatsapp_instances
@@ -291,7 +319,8 @@ test('a number that the provider refuses, until it has a new token', async () =>
     where id = ${reception.instanceId}`
   await check()
   expect(await openAlert('sending_stopped', reception.instanceId)).toBeUndefined()
-  await work()
+  await fiveMinutesLater()
+  expect((await read()).at(-1)).toMatch(/pode enviar mensagens de novo\.$/)
 })
 
 test('a refresh that fails, until one goes well', async () => {
@@ -357,6 +386,36 @@ test('a statement of the API that takes too long, while it does', async () => {
   await check()
   expect(await openAlert('slow_statements')).toBeUndefined()
   expect(await isReason('slow_statements')).toBe(false)
+})
+
+test('a table that somebody has locked keeps nothing else from being told', async () => {
+  await sql.begin(async (holder) => {
+    await holder`lock table public.leads in access exclusive mode`
+    const { body } = await askHealth()
+    expect(body).toMatchObject({ database: 'connected', table_sizes: null, providers: { meta_cloud: { connected: 2 } } })
+  })
+  const sizes = expect.arrayContaining([expect.objectContaining({ bytes: expect.any(Number) })])
+  expect((await askHealth()).body).toMatchObject({ table_sizes: sizes })
+})
+
+test('a transaction that is open for long, unless it is a backup', async () => {
+  const open = async (application_name: string) => {
+    const client = postgres(stack.urls.admin, { max: 1, onnotice: () => undefined, connection: { application_name } })
+    const transaction = await client.reserve()
+    await transaction`begin`
+    onTestFinished(async () => {
+      await transaction`rollback`
+      transaction.release()
+      await client.end({ timeout: 1 })
+    })
+  }
+  const longest = async () =>
+    (await sql<{ application_name: string }[]>`select application_name from private.oldest_transaction(clock_timestamp(), false)`)
+      .map(({ application_name }) => application_name)
+  await open('pg_dump')
+  expect(await longest()).not.toContain('pg_dump')
+  await open('psql')
+  expect(await longest()).toEqual(['psql'])
 })
 
 test('two checks at once are one', async () => {

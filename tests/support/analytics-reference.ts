@@ -57,6 +57,7 @@ export interface Conversation {
   instance_id: string
   status: Enums<'conversation_status'>
   unread_count: number
+  last_inbound_at: Instant | null
   escalated_at: Instant | null
   closed_at: Instant | null
   satisfaction_score: number | null
@@ -206,6 +207,11 @@ function distinct(values: (string | null)[]): number {
   return new Set(values.filter((value) => value !== null)).size
 }
 
+/** Conversations that count: in which the other side wrote. Reminders to somebody who never did lie in one too. */
+function held({ conversations }: Business): Conversation[] {
+  return conversations.filter(({ last_inbound_at }) => last_inbound_at !== null)
+}
+
 /** Leads that count: within the plan, and not merged into another. */
 function shownLeads({ leads }: Business): Lead[] {
   return leads.filter(({ over_limit, merged_into_id }) => !over_limit && merged_into_id === null)
@@ -270,7 +276,8 @@ function answers({ conversations, messages }: Business): { answer: Message; wait
 }
 
 export function conversationAnalytics(business: Business, at: Instant): Row[] {
-  const { id, timezone, conversations, messages, ai_interactions } = business
+  const { id, timezone, messages, ai_interactions } = business
+  const conversations = held(business)
   const today = localDay(timezone, at)
   const dayOf = ({ created_at }: { created_at: Instant }) => localDay(timezone, created_at)
   const days = new Set([...conversations, ...messages, ...ai_interactions].map(dayOf))
@@ -312,7 +319,8 @@ export function conversationAnalytics(business: Business, at: Instant): Row[] {
 }
 
 export function consultantMetrics(business: Business): Row[] {
-  const { id, vertical, professionals, conversations, ai_interactions } = business
+  const { id, vertical, professionals, ai_interactions } = business
+  const conversations = held(business)
   const rowOf = (professional_id: string | null, name: string | null): Row => {
     const leads = shownLeads(business).filter((lead) => lead.professional_id === professional_id)
     const theirs = conversations.filter(({ contact_id }) => leads.some((lead) => lead.contact_id === contact_id))

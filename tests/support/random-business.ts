@@ -143,6 +143,7 @@ export function randomBusiness(random: Random, timezone: string, now: Instant): 
       instance_id: oneOf(instances) ?? '',
       status,
       unread_count: chance(50) ? 0 : random(4),
+      last_inbound_at: null,
       escalated_at: chance(30) ? begun + random(3600) * SECOND : null,
       closed_at: status === 'closed' ? begun + random(5 * 24 * 3600) * SECOND + random(SECOND) : null,
       satisfaction_score: chance(60) ? null : 1 + random(5),
@@ -212,6 +213,14 @@ export function randomBusiness(random: Random, timezone: string, now: Instant): 
       const time = Math.floor(written / 1000).toString(16).padStart(12, '0')
       const order = index.toString(16).padStart(3, '0')
       message.id = `${time.slice(0, 8)}-${time.slice(8)}-7${order}-8${hex(3)}-${hex(12)}`
+    }
+  }
+
+  // Somebody wrote in it, perhaps in a message that is not here any more; or nobody did: a reminder.
+  for (const conversation of conversations) {
+    const inbound = messages.filter((one) => one.conversation_id === conversation.id && one.direction === 'inbound')
+    if (inbound.length > 0 || chance(40)) {
+      conversation.last_inbound_at = Math.max(conversation.created_at, ...inbound.map(({ created_at }) => created_at))
     }
   }
 
