@@ -157,7 +157,7 @@ async function daysOf(name: string): Promise<Day[]> {
     ) b
     cross join lateral (
       select count(*)::int as conversations, count(*) filter (where i.status = 'closed')::int as closed,
-        count(*) filter (where i.status = 'closed' and i.escalated_at is null)::int as resolved
+        count(*) filter (where i.status = 'closed' and i.escalated_at is null and i.last_human_message_at is null)::int as resolved
       from public.conversations i where i.organization_id = o.id and (i.created_at at time zone o.timezone)::date = d.date
     ) v
     cross join lateral (
