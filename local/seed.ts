@@ -153,7 +153,8 @@ async function view(api: string, publishableKey: string, person: Person, passwor
   const today = new Intl.DateTimeFormat('en-CA', { timeZone: organization.timezone }).format(new Date())
   const all = { count: 'exact', head: true } as const
   const [bookings, conversations, leads] = await Promise.all([
-    client.from('bookings').select('id', all).eq('booking_date', today),
+    // As the dashboard counts them.
+    client.from('bookings').select('id', all).eq('booking_date', today).not('status', 'in', '(hold,cancelled)'),
     client.from('conversations').select('id', all).eq('is_open', true),
     client.from('leads').select('id', all).eq('is_open', true),
   ])

@@ -160,7 +160,8 @@ conversations as (
     v.organization_id,
     (v.created_at at time zone t.timezone)::date as date,
     count(*) as total_conversations,
-    count(*) filter (where v.status = 'closed' and v.escalated_at is null) as resolved_conversations,
+    count(*) filter (where v.status = 'closed' and v.escalated_at is null and v.last_human_message_at is null)
+      as resolved_conversations,
     count(*) filter (where v.escalated_at is not null) as escalated_conversations,
     count(*) filter (where v.status = 'closed') as closed_conversations,
     round(avg(v.satisfaction_score), 2) as avg_satisfaction_score
@@ -273,7 +274,7 @@ full join ai a using (organization_id, date);
 comment on materialized view analytics.conversation_analytics is
   'Conversations and messages by local day, of 400 days: a row for each day on which there was any. Every hour.';
 comment on column analytics.conversation_analytics.total_conversations is 'Conversations that began that day; one in which the other side never wrote is none.';
-comment on column analytics.conversation_analytics.resolved_conversations is 'Of these, those closed that never waited for a human.';
+comment on column analytics.conversation_analytics.resolved_conversations is 'Of these, those closed that never waited for a human, and in which none wrote.';
 comment on column analytics.conversation_analytics.escalated_conversations is 'Of these, those that have waited for a human.';
 comment on column analytics.conversation_analytics.closed_conversations is 'Of these, those closed by now.';
 comment on column analytics.conversation_analytics.bot_resolution_rate is 'resolved / closed, per cent.';

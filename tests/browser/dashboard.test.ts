@@ -71,23 +71,28 @@ afterEach(async ({ task }) => {
 
 // What a person does ----------------------------------------------------------------------------------------------------
 
-async function signIn(email: string, secret = password): Promise<void> {
-  await page.goto(`${stack.urls.api}/dashboard`)
-  await page.getByLabel('E-mail').fill(email)
-  await page.getByLabel('Senha').fill(secret)
-  await page.keyboard.press('Enter')
+async function signIn(email: string, secret = password, tab = page): Promise<void> {
+  await tab.goto(`${stack.urls.api}/dashboard`)
+  await tab.getByLabel('E-mail').fill(email)
+  await tab.getByLabel('Senha').fill(secret)
+  await tab.keyboard.press('Enter')
 }
 
-async function open(email: string): Promise<void> {
-  await signIn(email)
-  await page.locator('#dashboard').waitFor()
+async function open(email: string, tab = page): Promise<void> {
+  await signIn(email, password, tab)
+  await tab.locator('#dashboard').waitFor()
 }
 
 async function leave(): Promise<void> {
   await page.getByRole('button', { name: 'Sair' }).click()
   await page.getByLabel('E-mail').waitFor()
-  expect(await page.evaluate(() => sessionStorage.length)).toBe(0)
+  expect(await tokensOf(page)).toEqual([])
 }
+
+const focused = () => page.evaluate(() => document.activeElement?.tagName === 'H1' && document.activeElement.textContent)
+
+const tokensOf = (tab: Page) =>
+  tab.evaluate(() => Object.values({ ...sessionStorage }).map(String).filter((value) => value.includes('token')))
 
 /** Without the spaces that do not break. */
 const plain = (text: string) => text.replaceAll('\u00a0', ' ').trim()
@@ -131,7 +136,6 @@ interface Day {
   cancelled: number
   revenue: number
   resolved: number
-  escalated: number
   conversations: number
   closed: number
   leads: number
@@ -153,8 +157,7 @@ async function daysOf(name: string): Promise<Day[]> {
     ) b
     cross join lateral (
       select count(*)::int as conversations, count(*) filter (where i.status = 'closed')::int as closed,
-        count(*) filter (where i.status = 'closed' and i.escalated_at is null)::int as resolved,
-        count(*) filter (where i.escalated_at is not null)::int as escalated
+        count(*) filter (where i.status = 'closed' and i.escalated_at is null and i.last_human_message_at is null)::int as resolved
       from public.conversations i where i.organization_id = o.id and (i.created_at at time zone o.timezone)::date = d.date
     ) v
     cross join lateral (
@@ -274,6 +277,11 @@ describe.each(OWNERS)('%s of %s', (email, name) => {
       conversations: number(sum(now, 'conversations')),
       resolution: percent(sum(now, 'resolved'), sum(now, 'closed')),
     })
+    // What was nothing is nothing still: that is a comparison.
+    const compared = ['period-revenue', 'period-no-shows', 'period-conversations', 'period-resolution'].map(notes)
+    expect((await Promise.all(compared)).flat().join()).not.toContain('sem período anterior')
+    const earned = [sum(before, 'revenue'), sum(now, 'revenue')]
+    if (earned.every((cents) => cents === 0)) expect((await notes('period-revenue'))[0]).toContain('o mesmo')
     const growth = (sum(now, 'conversations') - sum(before, 'conversations')) / sum(before, 'conversations')
     expect((await notes('period-conversations'))[0]).toContain(
       `${percent(Math.abs(growth), 1)} ${growth < 0 ? 'a menos' : 'a mais'}`,
@@ -289,7 +297,7 @@ describe.each(OWNERS)('%s of %s', (email, name) => {
     expect(withoutDay(await rowsOf('conversations-table')))
       .toEqual(
         newestFirst.map((day) =>
-          [day.resolved, day.escalated, day.conversations - day.resolved - day.escalated].map(number)
+          [day.resolved, day.closed - day.resolved, day.conversations - day.closed].map(number)
         ),
       )
     expect(withoutDay(await rowsOf('leads-table'))).toEqual(
@@ -361,6 +369,8 @@ describe.each(OWNERS)('%s of %s', (email, name) => {
       expect([professional, total, won])
         .toEqual([professional, number(count(own)), number(count((row) => own(row) && row.status === 'fechado'))])
     }
+
+    expect(await page.locator('#professionals-table thead th').last().innerText()).toBe('Conversas desses leads')
 
     const services = await sql<Record<string, string | number | null>[]>`
       select s.name, sum(b.price_cents) filter (where b.status = 'completed')::int as revenue, count(*)::int as booked,
@@ -451,13 +461,16 @@ test('who belongs to several organizations chooses; one without anything says so
       response: await figure('period-response'),
       satisfaction: await figure('period-satisfaction'),
     }).toEqual({ revenue: 'R$ 0,00', noShows: '–', confidence: '–', resolution: '–', response: '–', satisfaction: '–' })
+    for (const id of ['period-revenue', 'period-no-shows', 'period-conversations', 'period-resolution']) {
+      expect((await notes(id))[0]).toBe('sem período anterior')
+    }
     for (
       const said of [
         'Nada marcado para hoje',
         'Ninguém está esperando',
         'Ainda não há leads',
-        'Nenhum serviço',
-        'Ainda não há profissionais',
+        'Ainda não há números de serviços',
+        'Ainda não há números de profissionais',
       ]
     ) {
       await page.getByText(said).waitFor()
@@ -482,8 +495,12 @@ test('who belongs to several organizations chooses; one without anything says so
 test('who belongs to no organization is told what to do', async () => {
   const email = `ninguem-${Date.now()}@exemplo.com.br`
   valueOf(await asNobody(stack).auth.signUp({ email, password }))
+  await open(BRUNA)
+  await leave()
   await signIn(email)
   await page.getByRole('heading', { name: 'Você ainda não pertence a nenhuma empresa' }).waitFor()
+  // Nor does the name of the one before stay.
+  expect(await focused()).toBe('Painel')
   expect(await page.locator('#dashboard').isVisible()).toBe(false)
   expect(complaints).toEqual([])
 })
@@ -497,6 +514,9 @@ test('another period, at once; news by the button, and by itself every minute', 
   await page.getByLabel('Período', { exact: true }).selectOption('12 semanas')
   await page.getByRole('heading', { name: 'Últimas 12 semanas' }).waitFor()
   expect((await rowsOf('appointments-table')).length).toBe(84)
+  await page.reload()
+  await page.getByRole('heading', { name: 'Últimas 12 semanas' }).waitFor()
+  expect(await page.getByLabel('Período', { exact: true }).inputValue()).toBe('84')
 
   const shown = Number(await figure('new-contacts'))
   const arrives = async (phone_number: string) => {
@@ -516,7 +536,22 @@ test('another period, at once; news by the button, and by itself every minute', 
   const [metrics] = await sql<{ clock: string }[]>`
     select to_char(m.calculated_at at time zone o.timezone, 'HH24:MI') as clock
     from public.dashboard_metrics m join public.organizations o on o.id = m.organization_id where o.name = ${PET_SHOP}`
-  await page.getByText(`atualizado às ${metrics?.clock}`).waitFor()
+  await page.getByText(`números de hoje atualizados às ${metrics?.clock}`).waitFor()
+  expect(complaints).toEqual([])
+})
+
+test('what was nothing before is compared with nothing', async () => {
+  const day = (daysAgo: number) => new Date(Date.now() - daysAgo * 86_400_000).toISOString().slice(0, 10)
+  const nothing = { total_appointments: 2, completed: 0, no_shows: 0, cancelled: 2, revenue_cents: 0 }
+  let days = [{ ...nothing, date: day(40) }, { ...nothing, date: day(3) }]
+  await page.route('**/rest/v1/clinic_metrics_daily*', (route) => route.fulfill({ json: days }))
+  await open(BRUNA)
+  expect((await notes('period-revenue'))[0]).toContain('o mesmo')
+  expect((await notes('period-no-shows'))[0]).toBe('sem comparação')
+  days = [{ ...nothing, date: day(40) }, { ...nothing, completed: 1, revenue_cents: 12_000, date: day(3) }]
+  await page.getByRole('button', { name: 'Atualizar' }).click()
+  await expect.poll(async () => (await notes('period-revenue'))[0], PATIENCE).toBe('▲ antes R$ 0,00')
+  expect((await notes('period-no-shows'))[0]).toBe('sem comparação')
   expect(complaints).toEqual([])
 })
 
@@ -527,8 +562,42 @@ test('a network that goes away leaves the figures where they are, and says so', 
   await page.getByRole('button', { name: 'Atualizar' }).click()
   await page.getByRole('alert').filter({ hasText: 'O servidor não responde' }).waitFor()
   expect(await figure('period-revenue')).toBe(revenue)
+
+  // Impatience changes nothing: the one look that is under way says what became of it.
+  let asked = 0
+  page.on('request', (request) => asked += Number(request.url().includes('/rest/v1/dashboard_metrics')))
+  let answer = () => {}
+  const held = new Promise<void>((resolve) => (answer = resolve))
   await context.setOffline(false)
   await page.getByRole('alert').filter({ hasText: 'O servidor não responde' }).waitFor({ state: 'hidden' })
+  await page.route('**/rest/v1/dashboard_metrics*', async (route) => {
+    await held
+    await route.continue()
+  })
+  asked = 0
+  for (let click = 0; click < 3; click++) await page.getByRole('button', { name: 'Atualizar' }).click()
+  const late = answered('/rest/v1/dashboard_metrics')
+  answer()
+  await late
+  expect(asked).toBe(1)
+  await page.unroute('**/rest/v1/dashboard_metrics*')
+  await expect.poll(() => page.locator('#refresh[aria-busy]').count(), PATIENCE).toBe(0)
+  await context.setOffline(true)
+  await page.getByRole('button', { name: 'Atualizar' }).click()
+  await page.getByRole('alert').filter({ hasText: 'O servidor não responde' }).waitFor()
+  await context.setOffline(false)
+  await page.getByRole('alert').filter({ hasText: 'O servidor não responde' }).waitFor({ state: 'hidden' })
+
+  // At the door nobody tries again but who stands there.
+  await leave()
+  await context.setOffline(true)
+  await page.getByLabel('E-mail').fill(HELENA)
+  await page.getByLabel('Senha').fill(password)
+  await page.keyboard.press('Enter')
+  await page.getByRole('alert').filter({ hasText: 'Verifique a conexão e tente de novo.' }).waitFor()
+  await context.setOffline(false)
+  await page.keyboard.press('Enter')
+  await page.locator('#dashboard').waitFor()
 
   // A database that refuses is another trouble, with another way out.
   const refusal = {
@@ -538,6 +607,47 @@ test('a network that goes away leaves the figures where they are, and says so', 
   await page.route('**/rest/v1/service_analytics*', (route) => route.fulfill(refusal), { times: 1 })
   await page.getByRole('button', { name: 'Atualizar' }).click()
   await page.getByRole('alert').filter({ hasText: 'Peça a quem administra' }).waitFor()
+})
+
+test('who has a session is not sent to the door because nobody answers', async () => {
+  await open(HELENA)
+  await page.clock.install()
+  const away = { status: 503, json: { code: 'PGRST002', message: 'Could not query the database', details: null, hint: null } }
+  await page.route('**/rest/v1/organizations*', (route) => route.fulfill(away))
+  await page.reload()
+  await page.getByRole('alert').filter({ hasText: 'O servidor não responde' }).waitFor()
+  expect(await page.locator('#sign-in').isVisible()).toBe(false)
+  expect(await page.getByText('Você ainda não pertence').isVisible()).toBe(false)
+  expect(await page.getByLabel('Empresa', { exact: true }).isVisible()).toBe(false)
+  await page.unroute('**/rest/v1/organizations*')
+  await page.clock.runFor(62_000)
+  await page.locator('#dashboard').waitFor()
+  expect(await page.getByRole('alert').filter({ hasText: 'O servidor não responde' }).isVisible()).toBe(false)
+
+  await page.route('**/rest/v1/organizations*', (route) => route.fulfill(away))
+  await page.reload()
+  await page.getByRole('alert').filter({ hasText: 'O servidor não responde' }).waitFor()
+  await picture('dashboard-away-1280')
+  await page.unroute('**/rest/v1/organizations*')
+  await page.getByRole('button', { name: 'Atualizar' }).click()
+  await page.locator('#dashboard').waitFor()
+  expect(await page.getByRole('heading', { level: 1 }).innerText()).toBe(CLINIC)
+
+  // Whoever leaves while he is being let in has left.
+  let letIn = () => {}
+  const held = new Promise<void>((resolve) => (letIn = resolve))
+  await page.route('**/rest/v1/organizations*', async (route) => {
+    await held
+    await route.continue()
+  })
+  await page.reload()
+  await page.evaluate(() => document.getElementById('sign-out')?.click())
+  await page.getByLabel('E-mail').waitFor()
+  const late = answered('/rest/v1/organizations')
+  letIn()
+  await late
+  expect(await tokensOf(page)).toEqual([])
+  expect(await page.locator('#app').isVisible()).toBe(false)
 })
 
 test('a session lasts as long as the tab, and no longer than it is good for', async () => {
@@ -564,6 +674,38 @@ test('a session lasts as long as the tab, and no longer than it is good for', as
   await open(HELENA)
   await context.setOffline(true)
   await leave()
+})
+
+test('whoever signs out in one tab leaves another tab to whom it belongs', async () => {
+  await open(BRUNA)
+  const other = await context.newPage()
+  await open(HELENA, other)
+  await other.getByRole('button', { name: 'Sair' }).click()
+  await other.getByLabel('E-mail').waitFor()
+  expect(await tokensOf(other)).toEqual([])
+  // What the tabs may have told each other has been heard once the network has answered again.
+  const again = answered('/rest/v1/dashboard_metrics')
+  await page.getByRole('button', { name: 'Atualizar' }).click()
+  await again
+  expect(await page.getByRole('heading', { level: 1 }).innerText()).toBe(PET_SHOP)
+  expect(await page.locator('#sign-in').isVisible()).toBe(false)
+  await page.reload()
+  await page.getByRole('heading', { level: 1, name: PET_SHOP }).waitFor()
+  expect(complaints).toEqual([])
+})
+
+test('a copy of a tab has the same session, which ends in both', async () => {
+  await open(BRUNA)
+  const opened = context.waitForEvent('page')
+  await page.evaluate(() => window.open(location.href))
+  const copy = await opened
+  await copy.getByRole('heading', { level: 1, name: PET_SHOP }).waitFor()
+  await leave()
+  await copy.getByRole('alert').filter({ hasText: 'Sua sessão terminou' }).waitFor()
+  expect(await tokensOf(copy)).toEqual([])
+  await copy.reload()
+  await copy.getByLabel('E-mail').waitFor()
+  expect(await copy.locator('#app').isVisible()).toBe(false)
 })
 
 test('what anybody writes is text', async () => {
@@ -602,6 +744,10 @@ test('a phone is enough to read it, and a keyboard', async () => {
     await leave()
   }
   await open(HELENA)
+  // The form is gone: who has signed in by keyboard goes on from the top, and hears whose figures these are.
+  expect(await focused()).toBe(CLINIC)
+  await page.keyboard.press('Tab')
+  expect(await page.getByLabel('Período', { exact: true }).evaluate((node) => node === document.activeElement)).toBe(true)
   const summary = page.getByText('Agenda por dia, em tabela')
   await summary.focus()
   await page.keyboard.press('Enter')

@@ -108,6 +108,7 @@ function aTalk(
     status: 'closed' as const,
     unread_count: 0,
     last_inbound_at: EARLY as Instant | null,
+    last_human_message_at: null,
     escalated_at: null,
     closed_at: EARLY,
     satisfaction_score: 4,

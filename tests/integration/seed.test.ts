@@ -153,7 +153,8 @@ const CLAIMS: Record<string, string> = {
     cross join lateral (
       select count(*)
       from public.bookings b
-      where b.organization_id = o.id and b.booking_date = (${MOMENT} at time zone o.timezone)::date and b.status <> 'cancelled'
+      where b.organization_id = o.id and b.booking_date = (${MOMENT} at time zone o.timezone)::date
+        and b.status not in ('hold', 'cancelled')
     ) b
     cross join lateral (
       select count(*) from public.conversations v where v.organization_id = o.id and v.is_open and v.unread_count > 0
@@ -379,6 +380,8 @@ describe('on a stack of its own', () => {
           auth: { persistSession: false, autoRefreshToken: false },
         })
         expect((await client.auth.signInWithPassword({ email, password })).error).toBeNull()
+        const metrics = valueOf(await client.from('dashboard_metrics').select('bookings_today').single())
+        expect(first.stdout).toContain(`${name}: ${metrics.bookings_today} bookings today`)
         await seesTheOwnBusiness(client, name ?? '', role)
       }
     } finally {

@@ -58,6 +58,7 @@ export interface Conversation {
   status: Enums<'conversation_status'>
   unread_count: number
   last_inbound_at: Instant | null
+  last_human_message_at: Instant | null
   escalated_at: Instant | null
   closed_at: Instant | null
   satisfaction_score: number | null
@@ -285,7 +286,7 @@ export function conversationAnalytics(business: Business, at: Instant): Row[] {
   return [...days].filter((day) => isWithin(day, today, 400)).sort().map((day) => {
     const begun = conversations.filter((one) => dayOf(one) === day)
     const closed = begun.filter(({ status }) => status === 'closed')
-    const resolved = closed.filter(({ escalated_at }) => escalated_at === null)
+    const resolved = closed.filter(({ escalated_at, last_human_message_at }) => escalated_at === null && last_human_message_at === null)
     const told = messages.filter((one) => dayOf(one) === day)
     const out = told.filter(({ direction }) => direction === 'outbound')
     const by = (who: Message['sender']) => out.filter(({ sender }) => sender === who).length

@@ -144,6 +144,8 @@ export function randomBusiness(random: Random, timezone: string, now: Instant): 
       status,
       unread_count: chance(50) ? 0 : random(4),
       last_inbound_at: null,
+      // People also write without being asked for.
+      last_human_message_at: chance(20) ? begun + random(3600) * SECOND : null,
       escalated_at: chance(30) ? begun + random(3600) * SECOND : null,
       closed_at: status === 'closed' ? begun + random(5 * 24 * 3600) * SECOND + random(SECOND) : null,
       satisfaction_score: chance(60) ? null : 1 + random(5),

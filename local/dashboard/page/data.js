@@ -11,7 +11,8 @@
  * @typedef {{ first: string, last: string, before: string }} Period
  */
 
-const SESSION = 'balcao-dashboard'
+/** Where a tab keeps the name of its session. */
+const TAB = 'balcao-dashboard-tab'
 const TIMEOUT_MS = 30_000
 /** What the Data API gives at most in one answer. */
 const PAGE = 1000
@@ -19,14 +20,23 @@ const PAGE = 1000
 const LISTED = 200
 
 /**
- * The session ends with the tab, and renews itself until then.
+ * The session ends with the tab, and renews itself until then. supabase-js tells its news to every tab that uses the same
+ * name, and other tabs may be other people's: so each has a name of its own. A copy of a tab has its session, and its name.
+ */
+function sessionKey() {
+  const key = sessionStorage.getItem(TAB) ?? `balcao-dashboard-${crypto.randomUUID()}`
+  sessionStorage.setItem(TAB, key)
+  return key
+}
+
+/**
  * @param {string} url
  * @param {string} publishableKey
  * @returns {Client}
  */
 export function connect(url, publishableKey) {
   return supabase.createClient(url, publishableKey, {
-    auth: { storage: sessionStorage, storageKey: SESSION, detectSessionInUrl: false },
+    auth: { storage: sessionStorage, storageKey: sessionKey(), detectSessionInUrl: false },
     // A computer that slept wakes up with requests that nobody will answer.
     global: {
       fetch: (input, init = {}) => {
@@ -49,7 +59,20 @@ export async function signIn(client, email, password) {
  */
 export async function signOut(client) {
   await client.auth.signOut({ scope: 'local' })
-  sessionStorage.removeItem(SESSION)
+  sessionStorage.removeItem(sessionKey())
+}
+
+/**
+ * When the session could not be renewed, or was ended here or in a copy of this tab, which leaves it in this one's storage.
+ * @param {Client} client
+ * @param {() => void} tell
+ */
+export function onSessionEnd(client, tell) {
+  client.auth.onAuthStateChange((event) => {
+    if (event !== 'SIGNED_OUT') return
+    sessionStorage.removeItem(sessionKey())
+    tell()
+  })
 }
 
 /** Those to which whoever is signed in belongs. @param {Client} client */
@@ -76,8 +99,8 @@ export async function readDashboard(client, organization, days, now) {
     client
       .from('conversation_analytics')
       .select(`
-        date, total_conversations, resolved_conversations, escalated_conversations,
-        closed_conversations, avg_satisfaction_score, median_ai_response_time_seconds,
+        date, total_conversations, resolved_conversations, closed_conversations, avg_satisfaction_score,
+median_ai_response_time_seconds,
         median_response_time_seconds, p95_response_time_seconds
       `)
       .eq('organization_id', organization.id)

@@ -1,6 +1,6 @@
 // The page: who is signed in, which organization and period are chosen, and a look every minute while somebody watches.
 
-import { connect, organizationsOf, readDashboard, signIn, signOut } from './data.js'
+import { connect, onSessionEnd, organizationsOf, readDashboard, signIn, signOut } from './data.js'
 import { byId, element, fill, say } from './elements.js'
 import { show } from './panels.js'
 import { isSessionOver, troubleOf } from './words.js'
@@ -19,11 +19,11 @@ const organizationField = byId('organization', HTMLSelectElement)
 const periodField = byId('period', HTMLSelectElement)
 const refreshButton = byId('refresh', HTMLButtonElement)
 
-/** @type {Organization[]} */
-let organizations = []
+/** Null: nobody has come in, or they could not be read yet. @type {Organization[] | null} */
+let organizations = null
 /** Whatever comes back for an earlier choice is not for this one. */
 let choice = 0
-/** When the figures on the screen were asked for; null: there are none. @type {number | null} */
+/** When the server was last asked; null: it was not. @type {number | null} */
 let shownAt = null
 
 // Coming and going ----------------------------------------------------------------------------------------------------
@@ -42,7 +42,7 @@ form.addEventListener('submit', async (event) => {
     passwordField.value = ''
     await enter()
   } catch (error) {
-    say('sign-in-problem', troubleOf(error))
+    say('sign-in-problem', troubleOf(error, { isTriedAgain: false }))
     passwordField.select()
   } finally {
     form.removeAttribute('aria-busy')
@@ -54,32 +54,61 @@ byId('sign-out', HTMLButtonElement).addEventListener('click', async () => {
   leave('')
 })
 
-// A session that could not be renewed, or was ended in another place.
-client.auth.onAuthStateChange((event) => {
-  if (event === 'SIGNED_OUT' && !byId('app', HTMLElement).hidden) leave('Sua sessão terminou: entre de novo.')
+onSessionEnd(client, () => {
+  if (!byId('app', HTMLElement).hidden) leave('Sua sessão terminou: entre de novo.')
 })
 
 async function enter() {
-  organizations = await organizationsOf(client)
+  const mine = ++choice
+  shownAt = performance.now()
+  try {
+    const found = await organizationsOf(client)
+    if (mine !== choice) return
+    organizations = found
+  } catch (error) {
+    if (mine !== choice) return
+    if (isSessionOver(error)) return await end(error)
+    // There is a session: the door would say that there is none.
+    say('trouble', troubleOf(error, { isTriedAgain: true }))
+  }
   byId('sign-in', HTMLElement).hidden = true
   byId('app', HTMLElement).hidden = false
-  byId('nobody', HTMLElement).hidden = organizations.length > 0
-  byId('choices', HTMLElement).hidden = organizations.length === 0
-  const asked = new URLSearchParams(location.hash.slice(1)).get('empresa')
-  const first = organizations.find(({ id }) => id === asked) ?? organizations[0]
-  if (first === undefined) return
+  byId('nobody', HTMLElement).hidden = organizations?.length !== 0
+  byId('choices', HTMLElement).hidden = organizations?.length === 0
+  byId('organization-choice', HTMLElement).hidden = organizations === null || organizations.length < 2
+  if (organizations === null) return focusTitle()
+  say('trouble', '')
+  const asked = new URLSearchParams(location.hash.slice(1))
+  const first = organizations.find(({ id }) => id === asked.get('empresa')) ?? organizations[0]
+  if (first === undefined) return focusTitle()
   fill('organization', ...organizations.map(({ id, name }) => element('option', { value: id }, name)))
   organizationField.value = first.id
-  byId('organization-choice', HTMLElement).hidden = organizations.length === 1
-  await choose()
+  const period = [...periodField.options].find(({ value }) => value === asked.get('dias'))
+  if (period !== undefined) periodField.value = period.value
+  const chosen = choose()
+  focusTitle()
+  await chosen
+}
+
+/** The form is gone, and the focus with it: who hears the page, hears now whose it is. */
+function focusTitle() {
+  if (!byId('app', HTMLElement).contains(document.activeElement)) byId('organization-name', HTMLElement).focus()
+}
+
+/** @param {unknown} error */
+async function end(error) {
+  await signOut(client)
+  leave(troubleOf(error, { isTriedAgain: false }))
 }
 
 /** @param {string} why */
 function leave(why) {
   choice++
+  refreshButton.removeAttribute('aria-busy')
   shownAt = null
-  organizations = []
+  organizations = null
   document.title = 'Painel · Balcão'
+  fill('organization-name', 'Painel')
   byId('app', HTMLElement).hidden = true
   byId('dashboard', HTMLElement).hidden = true
   fill('bookings-list')
@@ -92,15 +121,33 @@ function leave(why) {
 // Looking -------------------------------------------------------------------------------------------------------------
 
 organizationField.addEventListener('change', () => void choose())
-periodField.addEventListener('change', () => void look())
-refreshButton.addEventListener('click', () => void look())
+periodField.addEventListener('change', () => {
+  remember()
+  void look()
+})
+// A look under way is waited for: whoever starts another one never hears what became of it.
+refreshButton.addEventListener('click', () => {
+  if (!isLooking()) void look()
+})
 document.addEventListener('visibilitychange', lookIfOld)
 addEventListener('online', () => void look())
 setInterval(lookIfOld, 1000)
 
 function lookIfOld() {
-  if (document.hidden || byId('app', HTMLElement).hidden || organizations.length === 0) return
+  if (document.hidden || byId('app', HTMLElement).hidden || organizations?.length === 0 || isLooking()) return
   if (performance.now() - (shownAt ?? 0) >= EVERY_MS) void look()
+}
+
+/** What is not as it comes by itself, for the next reload and for bookmarks. */
+function remember() {
+  const chosen = new URLSearchParams()
+  if (organizations !== null && organizations.length > 1) chosen.set('empresa', organizationField.value)
+  if (!periodField.selectedOptions[0]?.defaultSelected) chosen.set('dias', periodField.value)
+  history.replaceState(null, '', `${location.pathname}${chosen.size > 0 ? `#${chosen}` : ''}`)
+}
+
+function isLooking() {
+  return refreshButton.getAttribute('aria-busy') === 'true'
 }
 
 async function choose() {
@@ -114,15 +161,21 @@ async function choose() {
   say('trouble', '')
   fill('organization-name', organization.name)
   document.title = `${organization.name} · Painel · Balcão`
-  if (organizations.length > 1) history.replaceState(null, '', `#empresa=${organization.id}`)
+  remember()
   await look()
 }
 
 function chosen() {
-  return organizations.find(({ id }) => id === organizationField.value)
+  return organizations?.find(({ id }) => id === organizationField.value)
 }
 
 async function look() {
+  if (byId('app', HTMLElement).hidden) return
+  if (organizations === null) {
+    refreshButton.setAttribute('aria-busy', 'true')
+    await enter()
+    return refreshButton.removeAttribute('aria-busy')
+  }
   const organization = chosen()
   if (organization === undefined) return
   const mine = ++choice
@@ -136,12 +189,9 @@ async function look() {
     say('trouble', '')
   } catch (error) {
     if (mine !== choice) return
-    if (isSessionOver(error)) {
-      await signOut(client)
-      return leave(troubleOf(error))
-    }
+    if (isSessionOver(error)) return await end(error)
     // What is shown stays, with the time at which it was true.
-    say('trouble', troubleOf(error))
+    say('trouble', troubleOf(error, { isTriedAgain: true }))
   } finally {
     if (mine === choice) refreshButton.removeAttribute('aria-busy')
   }
@@ -151,5 +201,5 @@ const { data: { session } } = await client.auth.getSession()
 if (session === null) {
   leave('')
 } else {
-  await enter().catch((error) => leave(troubleOf(error)))
+  await enter()
 }

@@ -47,10 +47,10 @@ function showToday({ metrics, today }, { timezone }) {
   say(
     'unready',
     metrics === null
-      ? 'Os números desta empresa ainda estão sendo preparados: ficam prontos em até cinco minutos.'
+      ? 'Os números desta empresa ainda estão sendo preparados: os de hoje ficam prontos em até cinco minutos, os outros até amanhã.'
       : '',
   )
-  say('updated', metrics === null ? '' : `atualizado às ${clock(metrics.calculated_at, timezone)}`)
+  say('updated', metrics === null ? '' : `números de hoje atualizados às ${clock(metrics.calculated_at, timezone)}`)
   if (metrics === null) return fill('today-figures')
   fill(
     'today-figures',
@@ -200,18 +200,18 @@ function showPeriod(dashboard) {
   fill(
     'period-figures',
     figure('period-revenue', 'Faturamento', reais(now.revenue), [
-      growth(now.revenue, before.revenue, 'good'),
+      before.hasVisits ? growth(now.revenue, before.revenue, reais, 'good') : UNCOMPARED,
       ` ${counted(now.completed, 'atendimento', 'atendimentos')}`,
     ]),
     figure('period-no-shows', 'Faltas', percent(now.noShowRate), [
-      points(now.noShowRate, before.noShowRate, 'down'),
+      before.hasVisits ? points(now.noShowRate, before.noShowRate, 'down') : UNCOMPARED,
       ` ${counted(now.noShows, 'falta', 'faltas')}`,
     ]),
     figure('period-conversations', 'Conversas', number(now.conversations), [
-      growth(now.conversations, before.conversations, ''),
+      before.hasTalks ? growth(now.conversations, before.conversations, number, '') : UNCOMPARED,
     ]),
     figure('period-resolution', 'Resolvidas pelo robô', percent(now.botResolution), [
-      points(now.botResolution, before.botResolution, 'up'),
+      before.hasTalks ? points(now.botResolution, before.botResolution, 'up') : UNCOMPARED,
       ` ${number(now.resolved)} de ${number(now.closed)} encerradas`,
     ]),
     figure('period-response', 'Tempo de resposta', duration(now.response), [
@@ -228,15 +228,25 @@ function showPeriod(dashboard) {
   )
 }
 
+const UNCOMPARED = 'sem período anterior'
+
 /**
- * Money and counts: in per cent of what they were.
+ * Money and counts: in per cent of what they were, if they were anything.
  * @param {number} value
  * @param {number} before
+ * @param {(value: number) => string} spoken
  * @param {'good' | ''} more what it means when there is more
  */
-function growth(value, before, more) {
-  if (before === 0) return element('span', {}, 'sem período anterior')
-  const difference = 100 * (value - before) / before
+function growth(value, before, spoken, more) {
+  if (before === 0 && value > 0) {
+    return element(
+      'span',
+      { class: `change ${more}` },
+      element('span', { 'aria-hidden': 'true' }, arrow(value)),
+      `antes ${spoken(0)}`,
+    )
+  }
+  const difference = before === 0 ? 0 : 100 * (value - before) / before
   if (Math.abs(difference) < .05) return change('= ', 'o mesmo', '')
   return change(
     arrow(difference),
@@ -247,7 +257,7 @@ function growth(value, before, more) {
 
 /** Rates: in points. @param {number | null} value @param {number | null} before @param {'up' | 'down'} better */
 function points(value, before, better) {
-  if (value === null || before === null) return element('span', {}, 'sem período anterior')
+  if (value === null || before === null) return 'sem comparação'
   const difference = value - before
   if (Math.abs(difference) < .05) return change('= ', 'o mesmo', '')
   return change(
@@ -349,9 +359,9 @@ function showCharts({ period, conversations, appointments, leads }) {
     ],
   })
 
-  const [resolved, escalated, all] = [
+  const [resolved, closed, all] = [
     talks((row) => row.resolved_conversations),
-    talks((row) => row.escalated_conversations),
+    talks((row) => row.closed_conversations),
     talks((row) => row.total_conversations),
   ]
   draw('conversations', {
@@ -359,16 +369,22 @@ function showCharts({ period, conversations, appointments, leads }) {
     caption: 'Conversas por dia',
     summary: `No período, ${counted(total(all), 'conversa', 'conversas')}: ${
       number(total(resolved))
-    } sem precisar de ninguém, ${number(total(escalated))} passadas a uma pessoa.`,
+    } sem precisar de ninguém, ${number(total(closed) - total(resolved))} encerradas com uma pessoa, ${
+      number(total(all) - total(closed))
+    } em aberto.`,
     isStacked: true,
     say: count,
     series: [
       { label: 'Resolvidas pelo robô', colour: 'series-good', values: resolved },
-      { label: 'Passadas a uma pessoa', colour: 'series-warm', values: escalated },
+      {
+        label: 'Encerradas com uma pessoa',
+        colour: 'series-warm',
+        values: closed.map((value, index) => value - (resolved[index] ?? 0)),
+      },
       {
         label: 'Em aberto',
         colour: 'series-calm',
-        values: all.map((value, index) => value - (resolved[index] ?? 0) - (escalated[index] ?? 0)),
+        values: all.map((value, index) => value - (closed[index] ?? 0)),
       },
     ],
   })
@@ -431,7 +447,7 @@ function showFunnel({ professionals }) {
   )
   say(
     'funnel-none',
-    funnel.total === 0 ? 'Ainda não há leads. Quem responder a um formulário ou ao robô aparece aqui.' : '',
+    funnel.total === 0 ? 'Ainda não há leads aqui. Quem responder a um formulário ou ao robô aparece em até uma hora.' : '',
   )
   fill(
     'funnel-list',
@@ -452,14 +468,19 @@ function showFunnel({ professionals }) {
 /** @param {Dashboard} dashboard */
 function showProfessionals({ professionals }) {
   const shown = professionals.filter(({ total_leads, professional_id }) => total_leads > 0 || professional_id !== null)
-  say('professionals-none', shown.length === 0 ? 'Ainda não há profissionais cadastrados.' : '')
+  say('professionals-none', shown.length === 0 ? 'Ainda não há números de profissionais: são calculados de hora em hora.' : '')
   fill(
     'professionals-table',
     ...(shown.length === 0 ? [] : [table(
       'Leads por profissional',
-      [{ title: 'Profissional', isNumber: false }, { title: 'Leads' }, { title: 'Fechados' }, { title: 'Conversão' }, {
-        title: 'Conversas',
-      }],
+      [
+        { title: 'Profissional', isNumber: false },
+        { title: 'Leads' },
+        { title: 'Fechados' },
+        { title: 'Conversão' },
+        // Not what the professional handled: a contact with leads of two counts for both.
+        { title: 'Conversas desses leads' },
+      ],
       shown.map((row) => [
         row.name ?? 'Sem profissional',
         number(row.total_leads),
@@ -473,7 +494,7 @@ function showProfessionals({ professionals }) {
 
 /** @param {Dashboard} dashboard */
 function showServices({ services }) {
-  say('services-none', services.length === 0 ? 'Nenhum serviço teve agendamentos nos últimos 90 dias.' : '')
+  say('services-none', services.length === 0 ? 'Ainda não há números de serviços: são calculados toda noite, de 90 dias.' : '')
   fill(
     'services-table',
     ...(services.length === 0 ? [] : [table(

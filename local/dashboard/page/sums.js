@@ -63,6 +63,8 @@ export function periodFigures({ period, conversations, appointments, leads }) {
     ]
     const [created, won] = [sum(asked, (row) => row.leads_created), sum(asked, (row) => row.leads_closed)]
     return {
+      hasTalks: talks.length > 0,
+      hasVisits: visits.length > 0,
       conversations: sum(talks, (row) => row.total_conversations),
       closed,
       resolved: sum(talks, (row) => row.resolved_conversations),

@@ -117,13 +117,20 @@ const TROUBLES = {
   '57014': 'A consulta demorou demais. Escolha um período menor, ou tente de novo em um minuto.',
 }
 
-/** What happened, and what to do about it. @param {unknown} error */
-export function troubleOf(error) {
+/**
+ * What happened, and what to do about it.
+ * @param {unknown} error
+ * @param {{ isTriedAgain: boolean }} next whether that happens by itself
+ */
+export function troubleOf(error, { isTriedAgain }) {
   const { code, name, message } = /** @type {{ code?: unknown, name?: unknown, message?: unknown }} */ (error ?? {})
   const known = TROUBLES[String(code)]
   if (known !== undefined) return known
-  if (/fetch|network|timeout|timed out|abort/i.test(`${String(name)} ${String(message)}`)) {
-    return 'O servidor não responde. Verifique a conexão: tentaremos de novo em um minuto.'
+  // PGRST000 to 3: the Data API is there, its database is not.
+  if (/^PGRST00[0-3]$/.test(String(code)) || /fetch|network|timeout|timed out|abort/i.test(`${String(name)} ${String(message)}`)) {
+    return isTriedAgain
+      ? 'O servidor não responde. Verifique a conexão: tentaremos de novo em um minuto.'
+      : 'O servidor não responde. Verifique a conexão e tente de novo.'
   }
   return `Não deu certo (${String(message ?? error)}). Tente de novo; se continuar, recarregue a página.`
 }
