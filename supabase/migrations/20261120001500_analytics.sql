@@ -13,22 +13,16 @@ create schema analytics;
 comment on schema analytics is 'Materialized views. Exposed to nobody; read through the views of the same names in "public".';
 revoke all on schema analytics from public, anon, authenticated, service_role;
 
-create function private.rate(part bigint, whole bigint)
-returns numeric
-language sql
-immutable
-parallel safe
--- Read when it is made, so that no search_path matters; and put in place of its call, which a SET would forbid.
-return round(100.0 * part / nullif(whole, 0), 2);
-comment on function private.rate(bigint, bigint) is 'Per cent with two decimals; null of nothing.';
-
 create function private.day_start(day date, timezone text)
 returns timestamptz
 language sql
 stable
 parallel safe
--- Where the clocks go back from one o'clock to midnight there are two midnights: a day begins with the first.
-return (day::timestamp - interval '1 microsecond') at time zone timezone + interval '1 microsecond';
+set search_path = ''
+as $$
+  -- Where the clocks go back from one o'clock to midnight there are two midnights: a day begins with the first.
+  select (day::timestamp - interval '1 microsecond') at time zone timezone + interval '1 microsecond'
+$$;
 comment on function private.day_start(date, text) is 'When a local day begins; the day before it ends then.';
 
 -- dashboard_metrics ---------------------------------------------------------------------------------------------------
@@ -61,7 +55,7 @@ select
   b.revenue_this_month_cents,
   b.completed_this_month,
   b.no_shows_this_month,
-  private.rate(b.no_shows_this_month, b.completed_this_month + b.no_shows_this_month) as no_show_rate_this_month,
+  round(100.0 * b.no_shows_this_month / nullif(b.completed_this_month + b.no_shows_this_month, 0), 2) as no_show_rate_this_month,
   v.active_conversations,
   v.conversations_waiting_human,
   v.unread_conversations,
@@ -146,7 +140,7 @@ create unique index dashboard_metrics_organization_id_idx on analytics.dashboard
 -- conversation_analytics ----------------------------------------------------------------------------------------------
 
 create materialized view analytics.conversation_analytics as
-with tenants as (
+with tenants as materialized (
   select
     o.id as organization_id,
     o.timezone,
@@ -240,7 +234,7 @@ ai as (
     (a.created_at at time zone t.timezone)::date as date,
     count(*) as ai_interactions,
     round(avg(a.confidence_score), 3) as avg_ai_confidence,
-    private.rate(count(*) filter (where a.success), count(*)) as ai_success_rate
+    round(100.0 * count(*) filter (where a.success) / nullif(count(*), 0), 2) as ai_success_rate
   from tenants t
   join public.ai_interactions a on a.organization_id = t.organization_id and a.created_at >= t.since and a.created_at < t.until
   group by 1, 2
@@ -252,7 +246,7 @@ select
   coalesce(v.resolved_conversations, 0) as resolved_conversations,
   coalesce(v.escalated_conversations, 0) as escalated_conversations,
   coalesce(v.closed_conversations, 0) as closed_conversations,
-  private.rate(v.resolved_conversations, v.closed_conversations) as bot_resolution_rate,
+  round(100.0 * v.resolved_conversations / nullif(v.closed_conversations, 0), 2) as bot_resolution_rate,
   v.avg_satisfaction_score,
   coalesce(m.inbound_messages, 0) as inbound_messages,
   coalesce(m.outbound_messages, 0) as outbound_messages,
@@ -359,7 +353,7 @@ select
   coalesce(n.leads_agendado, 0) as leads_agendado,
   coalesce(n.leads_fechado, 0) as leads_fechado,
   coalesce(n.leads_perdido, 0) as leads_perdido,
-  private.rate(n.leads_fechado, n.total_leads) as conversion_rate,
+  round(100.0 * n.leads_fechado / nullif(n.total_leads, 0), 2) as conversion_rate,
   coalesce(t.total_conversations, 0) as total_conversations,
   coalesce(t.completed_conversations, 0) as completed_conversations,
   t.avg_conversation_duration_minutes,
@@ -428,7 +422,7 @@ select
   coalesce(b.unique_customers_90d, 0) as unique_customers_90d,
   coalesce(b.unique_pets_90d, 0) as unique_pets_90d,
   coalesce(b.ai_created_bookings_90d, 0) as ai_created_bookings_90d,
-  private.rate(b.ai_completed, b.ai_created_bookings_90d) as ai_booking_completion_rate
+  round(100.0 * b.ai_completed / nullif(b.ai_created_bookings_90d, 0), 2) as ai_booking_completion_rate
 from public.services s
 left join bookings b on b.organization_id = s.organization_id and b.service_id = s.id;
 
@@ -455,8 +449,7 @@ select
   count(*) filter (where b.status = 'completed') as completed,
   count(*) filter (where b.status = 'no_show') as no_shows,
   count(*) filter (where b.status = 'cancelled') as cancelled,
-  private.rate(
-    count(*) filter (where b.status = 'no_show'), count(*) filter (where b.status in ('completed', 'no_show'))) as no_show_rate,
+  round(100.0 * count(*) filter (where b.status = 'no_show') / nullif(count(*) filter (where b.status in ('completed', 'no_show')), 0), 2) as no_show_rate,
   coalesce(sum(b.price_cents) filter (where b.status = 'completed'), 0)::bigint as revenue_cents,
   round(avg(extract(epoch from b.completed_at - b.start_time) / 60) filter (where b.status = 'completed'), 2) as avg_delay_minutes
 from public.organizations o
@@ -480,19 +473,24 @@ create unique index clinic_metrics_daily_organization_id_date_idx on analytics.c
 -- daily_lead_stats ----------------------------------------------------------------------------------------------------
 
 create materialized view analytics.daily_lead_stats as
+with tenants as materialized (
+  select
+    o.id as organization_id,
+    o.timezone,
+    private.day_start(d.local_date - 399, o.timezone) as since,
+    private.day_start(d.local_date + 1, o.timezone) as until
+  from public.organizations o
+  cross join lateral (select (now() at time zone o.timezone)::date as local_date) d
+)
 select
   l.organization_id,
   l.professional_id,
-  (l.created_at at time zone o.timezone)::date as date,
+  (l.created_at at time zone t.timezone)::date as date,
   count(*) as leads_created,
   count(*) filter (where l.status = 'fechado') as leads_closed,
-  private.rate(count(*) filter (where l.status = 'fechado'), count(*)) as conversion_rate
-from public.organizations o
-cross join lateral (select (now() at time zone o.timezone)::date as local_date) d
-join public.leads l
-  on l.organization_id = o.id
-  and l.created_at >= private.day_start(d.local_date - 399, o.timezone)
-  and l.created_at < private.day_start(d.local_date + 1, o.timezone)
+  round(100.0 * count(*) filter (where l.status = 'fechado') / nullif(count(*), 0), 2) as conversion_rate
+from tenants t
+join public.leads l on l.organization_id = t.organization_id and l.created_at >= t.since and l.created_at < t.until
 where not l.over_limit and l.merged_into_id is null
 group by 1, 2, 3;
 
