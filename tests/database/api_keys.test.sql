@@ -138,8 +138,9 @@ select tests.authenticate_as(tests.the('clinic', 'admin_id'));
 select pg_temp.make('Integração', 'admin');
 select pg_temp.let_in('Integração');
 select tests.authenticate_as(tests.the('petshop', 'owner_id'));
+create temporary table invited as
 select public.invite_member(
-  'key-' || pg_temp.the_key('Integração') || '@api-keys.balcao.invalid', 'admin', tests.the('petshop', 'organization_id')) ->> 'token' as token \gset
+  'key-' || pg_temp.the_key('Integração') || '@api-keys.balcao.invalid', 'admin', tests.the('petshop', 'organization_id')) ->> 'token' as token;
 select tests.authenticate_as(pg_temp.program('Integração'));
 select isnt((select count(*) from public.api_keys), 0::bigint, 'an admin''s program sees the keys');
 select throws_ok($$ select pg_temp.make('x') $$, 'BL944', null, 'but makes none');
@@ -156,7 +157,7 @@ select throws_ok(
   format('select public.change_member_role(%L, %L, %L)', tests.the('clinic', 'viewer_id'), 'admin', tests.the('clinic', 'organization_id')),
   'BL944', null, 'promotes nobody');
 select throws_ok($$ select public.create_organization('x', 'clinic') $$, 'BL944', null, 'founds nothing');
-select throws_ok(format('select public.accept_invitation(%L)', :'token'), 'BL944', null, 'and joins nobody else');
+select throws_ok((select format('select public.accept_invitation(%L)', i.token) from invited i), 'BL944', null, 'and joins nobody else');
 
 -- Renaming, and members who come and go -----------------------------------------------------------------------------------
 
