@@ -342,8 +342,8 @@ test('each event is told when it happens, once, and says what happened', async (
 
   await sendTest(endpoint)
   expect(await tells('webhook.test')).toMatchObject({ 'webhook.test': { endpoint_id: endpoint.id } })
-  // What bookings, leads and merges tell: business-events.test.ts.
-  const expected = webhookEventTypes.filter((type) => !/^(booking|waiting_list|lead|alert)\.|^contact\.(un)?merged$/.test(type))
+  // What bookings, leads and merges tell: business-events.test.ts; alerts: alerts.test.ts; erasing: privacy.test.ts.
+  const expected = webhookEventTypes.filter((type) => !/^(booking|waiting_list|lead|alert)\.|^contact\.(merged|unmerged|erased)$/.test(type))
   expect([...new Set(told.map(({ type }) => type))].sort()).toEqual(expected.sort())
   const ids = endpoint.receiver.attempts.map(({ headers }) => headers['webhook-id'])
   expect(new Set(ids).size).toBe(ids.length)
