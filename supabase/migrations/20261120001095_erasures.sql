@@ -244,7 +244,7 @@ declare
   salt constant text := (select s.salt from private.erasure_salts s where s.organization_id = erased_events.organization_id);
 begin
   if salt is null then
-    return '{}';
+    return '{}'::bigint[];
   end if;
   -- A delivery has a thousand events, and an organization erases few: everything at once, and digests without a call for each.
   return array(
@@ -315,7 +315,7 @@ declare
   kept jsonb;
   dropped jsonb;
   words text[];
-  cleaned jsonb := '[]';
+  cleaned jsonb := '[]'::jsonb;
 begin
   -- Most organizations have erased nobody, and pay one look-up.
   if not exists (

@@ -288,6 +288,7 @@ set search_path = ''
 as $$
 begin
   perform private.raise_error('BL901', 'audit_is_append_only', 'A seal is never changed');
+  return null;
 end;
 $$;
 comment on function private.tg_audit_seals__refuse() is 'Trigger: error audit_is_append_only. Seals are small, and stay.';
@@ -349,9 +350,16 @@ security definer -- the functions' key is in "private"
 set search_path = ''
 as $$
 declare
-  said constant text := current_setting('request.headers', true);
-  headers constant jsonb := case when said is json object then said::jsonb else '{}' end;
+  headers jsonb := '{}'::jsonb;
 begin
+  begin
+    if current_setting('request.headers', true) like '{%' then
+      headers := current_setting('request.headers', true)::jsonb;
+    end if;
+  exception when invalid_text_representation then
+    -- Nobody's headers.
+    null;
+  end;
   -- Digests, so that how long it takes tells nothing of the key.
   if headers ? 'x-balcao-function-key' and sha256(convert_to(headers ->> 'x-balcao-function-key', 'UTF8'))
     = (select sha256(convert_to(k.key, 'UTF8')) from private.function_keys k) then
@@ -388,7 +396,9 @@ declare
   address constant text := btrim(coalesce(
     headers ->> 'cf-connecting-ip', headers ->> 'x-real-ip', split_part(headers ->> 'x-forwarded-for', ',', 1)));
 begin
-  return case when pg_input_is_valid(address, 'inet') then address::inet end;
+  return address::inet;
+exception when invalid_text_representation then
+  return null;
 end;
 $$;
 comment on function private.request_ip(jsonb) is 'Where the API request came from; null if nobody said, or not an address.';
@@ -502,7 +512,7 @@ declare
   subject constant jsonb := coalesce(after, before);
   old_values jsonb;
   new_values jsonb;
-  details jsonb := '{}';
+  details jsonb := '{}'::jsonb;
 begin
   -- A purged organization goes as a whole, and the log says so once.
   if current_setting('balcao.purging', true) = coalesce(subject ->> 'organization_id', subject ->> 'id') then

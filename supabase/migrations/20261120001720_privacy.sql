@@ -453,7 +453,7 @@ declare
   words jsonb;
   entry record;
   found_rows jsonb;
-  tables jsonb := '{}';
+  tables jsonb := '{}'::jsonb;
   files jsonb;
 begin
   perform private.require_role(organization_id, 'admin');

@@ -50,16 +50,12 @@ declare
   before jsonb;
   after jsonb;
 begin
-  if tg_table_name = 'contacts' then
-    contact_id := new.id;
-  else
-    contact_id := new.contact_id;
-  end if;
+  after := to_jsonb(new);
+  contact_id := (after ->> case tg_table_name when 'contacts' then 'id' else 'contact_id' end)::uuid;
   if coalesce(current_setting('balcao.erasing', true), '') = 'yes' or not private.is_erased(new.organization_id, contact_id) then
     return new;
   end if;
   before := case when tg_op = 'UPDATE' then to_jsonb(old) end;
-  after := to_jsonb(new);
   -- The clock may still end what was begun, and a visit of before be called a no-show.
   if tg_op = 'INSERT' or exists (
     select
@@ -305,7 +301,7 @@ as $$
 declare
   entry record;
   touched bigint;
-  counts jsonb := '{}';
+  counts jsonb := '{}'::jsonb;
 begin
   for entry in
     select d.*
@@ -608,7 +604,7 @@ declare
   files text[];
 begin
   if to_regclass('storage.objects') is null then
-    return '{}';
+    return '{}'::text[];
   end if;
   -- By their names, whether a message still knows of them or not; the operators are those of the index.
   execute
@@ -665,12 +661,12 @@ begin
     update private.erasures e
     set horizon = pg_snapshot_xmax(pg_current_snapshot()), searches_until = clock_timestamp()
     where e.organization_id = erasure.organization_id and e.id = erasure.id;
-    return '{"action": "again"}';
+    return '{"action": "again"}'::jsonb;
   elsif pg_snapshot_xmin(pg_current_snapshot()) < erasure.horizon then
     return private.put_off_job(held, now() + interval '2 seconds', 'waits_for_transactions');
   elsif erasure.phase <> 'files' then
     erasure := private.search_log(erasure);
-    return '{"action": "again"}';
+    return '{"action": "again"}'::jsonb;
   end if;
   files := private.files_to_erase(erasure);
   if cardinality(files) > 0 then

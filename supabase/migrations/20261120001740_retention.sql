@@ -249,7 +249,7 @@ stable
 set search_path = ''
 as $$
 declare
-  last_one uuid := '00000000-0000-0000-0000-000000000000';
+  last_one uuid := '00000000-0000-0000-0000-000000000000'::uuid;
 begin
   loop
     -- From one to the next in the key: those that were purged have a log, too.
@@ -635,7 +635,7 @@ set search_path = ''
 set plan_cache_mode = force_custom_plan
 as $$
 declare
-  counts jsonb := '{}';
+  counts jsonb := '{}'::jsonb;
 begin
   if to_regclass('storage.objects') is not null then
     execute
@@ -744,7 +744,7 @@ begin
   get diagnostics deleted = row_count;
   if deleted > 0 then
     perform private.count_purged(purge, 'public.message_queue', deleted, false);
-    return '{"action": "again"}';
+    return '{"action": "again"}'::jsonb;
   end if;
   -- Whoever has something in hand for it may be about to write a file.
   if exists (
@@ -765,7 +765,7 @@ begin
     deleted := private.delete_rows_of(held.organization_id, table_name, batch_size);
     perform private.count_purged(purge, table_name, deleted, deleted < batch_size);
     if deleted > 0 then
-      return '{"action": "again"}';
+      return '{"action": "again"}'::jsonb;
     end if;
   end loop;
   return private.finish_purge(held, purge);
@@ -810,7 +810,7 @@ begin
   if late is not null then
     -- Somebody wrote while his table was thought empty.
     update private.purges p set emptied_tables = '{}' where p.organization_id = held.organization_id;
-    return '{"action": "again"}';
+    return '{"action": "again"}'::jsonb;
   end if;
   select p.* into purge from private.purges p where p.organization_id = held.organization_id;
   perform private.append_audit_log(
@@ -823,7 +823,7 @@ begin
   perform private.end_job(held, 'purged');
   delete from public.message_queue q where q.organization_id = held.organization_id;
   delete from public.organizations o where o.id = held.organization_id;
-  return '{"action": "done", "reason": "purged"}';
+  return '{"action": "done", "reason": "purged"}'::jsonb;
 end;
 $$;
 comment on function private.finish_purge(public.message_queue, private.purges) is 'The last step: the organization itself, and the job.';

@@ -334,7 +334,7 @@ begin
     ) then
       -- It came here with a backup, which has none of them: its messages are there still.
       delete from public.message_archives a where a.organization_id = archive.organization_id and a.id = archive.id;
-      return '{"action": "again"}';
+      return '{"action": "again"}'::jsonb;
     end if;
     return private.archive_answer(archive);
   end if;
@@ -363,7 +363,7 @@ begin
       archive.organization_id, 'EVENT', 'messages.archived', 'message_archives', archive.id,
       jsonb_build_object('month', to_char(archive.month, 'YYYY-MM'), 'row_count', archive.row_count), null, null, null);
   end if;
-  return '{"action": "again"}';
+  return '{"action": "again"}'::jsonb;
 end;
 $$;
 comment on function private.continue_archive(jsonb, int) is 'See public.continue_archive().';
@@ -475,7 +475,7 @@ begin
         file_bytes = (report ->> 'file_bytes')::bigint
     where a.organization_id = archive.organization_id and a.id = archive.id;
   end if;
-  return '{"action": "again"}';
+  return '{"action": "again"}'::jsonb;
 end;
 $$;
 comment on function private.finish_archive_file(jsonb, uuid, jsonb) is 'See public.finish_archive_file().';
@@ -675,7 +675,7 @@ begin
   if not found then
     perform private.raise_error('BL925', 'archive_not_found', 'This organization has no such archive');
   elsif archive.storage_path = report ->> 'new_path' then
-    return '{"action": "again"}';
+    return '{"action": "again"}'::jsonb;
   end if;
   select coalesce(sum(c.message_count), 0) into erased_rows
   from private.archived_conversations c
@@ -702,7 +702,7 @@ begin
   where a.organization_id = archive.organization_id and a.id = archive.id;
   delete from private.archived_conversations c
   where c.organization_id = archive.organization_id and c.archive_id = archive.id and c.conversation_id = any (conversation_ids);
-  return '{"action": "again"}';
+  return '{"action": "again"}'::jsonb;
 end;
 $$;
 comment on function private.finish_archive_erasure(jsonb, uuid, jsonb) is 'See public.finish_archive_erasure().';

@@ -221,7 +221,7 @@ declare
   tenant_column text;
   expressions text;
   sort_key text;
-  branches text[] := '{}';
+  branches text[] := '{}'::text[];
 begin
   for given in
     select t ->> 'table_name' as table_name, array(select jsonb_array_elements_text(t -> 'columns')) as columns
@@ -1115,7 +1115,7 @@ stable
 set search_path = ''
 as $$
 declare
-  ordered regclass[] := '{}';
+  ordered regclass[] := '{}'::regclass[];
   remaining regclass[] := tables;
   free regclass[];
 begin
@@ -1352,7 +1352,7 @@ as $$
 declare
   held jsonb;
   -- Infinity is no date in most languages.
-  never constant timestamptz := '9999-01-01 00:00:00+00';
+  never constant timestamptz := '9999-01-01 00:00:00+00'::timestamptz;
 begin
   held := jsonb_build_object(
     'instances', (
@@ -1401,7 +1401,7 @@ declare
     select (t ->> 'table_name')::regclass from jsonb_array_elements(tables) t));
   relation regclass;
   guard record;
-  switch_on text[] := '{}';
+  switch_on text[] := '{}'::text[];
   command text;
   differing text[];
   held jsonb;
@@ -1601,7 +1601,7 @@ set search_path = ''
 as $$
 declare
   restore private.restores;
-  never constant timestamptz := '9999-01-01 00:00:00+00';
+  never constant timestamptz := '9999-01-01 00:00:00+00'::timestamptz;
   released bigint;
 begin
   select r.* into restore
