@@ -10,7 +10,8 @@ delete from public.system_alerts;
 -- The clock stands still in this story, and what else happens on this server is no part of it.
 update private.schedules set is_active = false;
 update public.whatsapp_instances set status = 'connected', last_seen_at = now();
-update private.alert_rules set is_active = false where kind in ('slow_statements', 'long_transactions', 'replication_lag');
+update private.alert_rules set is_active = false 
+  where kind in ('slow_statements', 'long_transactions', 'replication_lag', 'audit_sealing_stalled', 'backup_overdue');
 update private.alert_rules set warning = null, critical = null where kind = 'connections';
 
 create function pg_temp.clinic()

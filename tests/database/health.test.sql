@@ -8,7 +8,8 @@ select tests.a_tenant('clinic');
 select tests.a_tenant('petshop');
 -- The rest of the clock is no part of this story, nor what else happens on this server.
 update private.schedules set is_active = false;
-update private.alert_rules set is_active = false where kind in ('slow_statements', 'long_transactions', 'replication_lag');
+update private.alert_rules set is_active = false 
+  where kind in ('slow_statements', 'long_transactions', 'replication_lag', 'audit_sealing_stalled', 'backup_overdue');
 update private.alert_rules set warning = 101, critical = 102 where kind = 'connections';
 
 create function pg_temp.found(kind text, at timestamptz default now())
