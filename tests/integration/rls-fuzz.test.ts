@@ -1,4 +1,4 @@
-// Another tenant's rows are out of reach of every member, whatever is asked: more than 20,000 requests at random, and after
+// Another tenant's rows are out of reach of every member, whatever is asked: 20,000 requests at random, and after
 // them leaks that are planted, each of which the same requests or the walk over the schema's grants must find.
 //
 // On a stack of its own: the rows are written behind the triggers, markers where no app would write them, and no ticker
@@ -88,7 +88,9 @@ describe(`requests at random (BALCAO_TEST_SEED=${seed})`, () => {
     const before = await rowsOf(sql, world.other.organizationId)
     const outcome = await fuzz(world, requests(REQUESTS))
     const counts = [...outcome.answers].sort().map(([what, count]) => `${what}: ${count}`).join('\n')
-    console.log(`BALCAO_TEST_SEED=${seed}: ${outcome.asked} requests, ${outcome.reached.size} relations and functions answered\n${counts}`)
+    console.log(
+      `BALCAO_TEST_SEED=${seed}: ${outcome.asked} requests, ${outcome.reached.size} relations and functions answered\n${counts}`,
+    )
     expect(outcome.leaks).toEqual([])
     expect(outcome.asked).toBe(REQUESTS)
     // They were no idle requests: each of them saw what is their own, and most of what there is answered.
@@ -116,8 +118,30 @@ describe('a leak that is planted', () => {
   test('a policy that lets every member read: the requests find it', async () => {
     await withLeak(
       `alter policy "Members can read their organization's services" on public.services using (true)`,
-      `alter policy "Members can read their organization's services" on public.services using (${await conditionOf('services', 'r')})`,
+      `alter policy "Members can read their organization's services" on public.services using (${await conditionOf(
+        'services',
+        'r',
+      )})`,
       async () => expect(await leaksOf({ kinds: ['read'], at: 'services' })).toContain('/rest/v1/services'),
+    )
+  })
+
+  test('the same where there is no text to mark: the requests know the ids', async () => {
+    await withLeak(
+      `alter policy "Members can read their organization's working hours" on public.working_hours using (true)`,
+      `alter policy "Members can read their organization's working hours" on public.working_hours
+        using (${await conditionOf('working_hours', 'r')})`,
+      async () => expect(await leaksOf({ kinds: ['read'], at: 'working_hours' })).toContain("the other tenant's id"),
+    )
+  })
+
+  test('a policy that lets every member add rows for anybody: the requests find it', async () => {
+    await withLeak(
+      `alter policy "Admins can add services to their organization" on public.services with check (true)`,
+      `alter policy "Admins can add services to their organization" on public.services
+        with check (${await conditionOf('services', 'a', 'polwithcheck')})`,
+      async () =>
+        expect(await leaksOf({ kinds: ['insert'], at: 'services' })).toContain('a row for the other tenant was taken'),
     )
   })
 
@@ -126,7 +150,11 @@ describe('a leak that is planted', () => {
     await withLeak(
       `alter policy "Admins can update their organization's services" on public.services using (true) with check (true)`,
       `alter policy "Admins can update their organization's services" on public.services
-        using (${await conditionOf('services', 'w')}) with check (${await conditionOf('services', 'w', 'polwithcheck')})`,
+        using (${await conditionOf('services', 'w')}) with check (${await conditionOf(
+        'services',
+        'w',
+        'polwithcheck',
+      )})`,
       async () => {
         await fuzz(world, finalRequests(world, 'services'))
         const after = await rowsOf(sql, world.other.organizationId)
@@ -140,23 +168,34 @@ describe('a leak that is planted', () => {
     await withLeak(
       `drop policy "Members can read their organization's services" on public.services`,
       `create policy "Members can read their organization's services" on public.services for select to authenticated using (${condition})`,
-      async () => expect((await walk('access_matrix.test.sql')).join('\n')).toMatch(/may select services: own \(observed: none\)/),
+      async () =>
+        expect((await walk('access_matrix.test.sql')).join('\n')).toMatch(
+          /may select services: own \(observed: none\)/,
+        ),
     )
   })
 
   test('a table without row security: the requests find it, and so does the walk', async () => {
-    await withLeak('alter table public.services disable row level security', 'alter table public.services enable row level security', async () => {
-      expect(await leaksOf({ kinds: ['read'], at: 'services' })).toContain('/rest/v1/services')
-      expect((await walk('structure.test.sql')).join('\n')).toContain('RLS is enabled and forced on every table')
-    })
+    await withLeak(
+      'alter table public.services disable row level security',
+      'alter table public.services enable row level security',
+      async () => {
+        expect(await leaksOf({ kinds: ['read'], at: 'services' })).toContain('/rest/v1/services')
+        expect((await walk('structure.test.sql')).join('\n')).toContain('RLS is enabled and forced on every table')
+      },
+    )
   })
 
   test('a grant to anon: the walk finds it, even while the policies still hold', async () => {
-    await withLeak('grant select on public.services to anon', 'revoke select on public.services from anon', async () => {
-      const findings = await walk('structure.test.sql')
-      expect(findings).toHaveLength(1)
-      expect(findings[0]).toContain('no table is granted to anon or PUBLIC')
-    })
+    await withLeak(
+      'grant select on public.services to anon',
+      'revoke select on public.services from anon',
+      async () => {
+        const findings = await walk('structure.test.sql')
+        expect(findings).toHaveLength(1)
+        expect(findings[0]).toContain('no table is granted to anon or PUBLIC')
+      },
+    )
   })
 
   test('a grant and a policy for anon: the requests of nobody find it', async () => {
@@ -194,7 +233,10 @@ describe('a leak that is planted', () => {
     await withLeak(
       'grant select on analytics.service_analytics to authenticated',
       'revoke select on analytics.service_analytics from authenticated',
-      async () => expect((await walk('structure.test.sql')).join('\n')).toContain('analytics.service_analytics authenticated SELECT'),
+      async () =>
+        expect((await walk('structure.test.sql')).join('\n')).toContain(
+          'analytics.service_analytics authenticated SELECT',
+        ),
     )
   })
 
@@ -263,7 +305,11 @@ async function walk(file: string): Promise<string[]> {
   return (await runDatabaseTests(PROJECT_DIR, stack.urls, [file])).failures
 }
 
-async function conditionOf(table: string, command: 'r' | 'w', part: 'polqual' | 'polwithcheck' = 'polqual'): Promise<string> {
+async function conditionOf(
+  table: string,
+  command: 'r' | 'a' | 'w',
+  part: 'polqual' | 'polwithcheck' = 'polqual',
+): Promise<string> {
   const [policy] = await sql<{ condition: string }[]>`
     select pg_get_expr(${sql(part)}, polrelid) as condition from pg_policy
     where polrelid = ${`public.${table}`}::regclass and polcmd = ${command}`
@@ -297,6 +343,9 @@ async function aPlantedTenant(name: string) {
     select case when u.email like '%@api-keys.balcao.invalid' then 'machine user' else r.role::text end as name,
       r.user_id as "userId", u.email
     from public.user_roles r join auth.users u on u.id = r.user_id where r.organization_id = ${organizationId}`
-  const personas = members.map(({ name, userId, email }): Persona => ({ name, token: tokenOf(userId, email, stack.keys.jwtSecret) }))
+  const personas = members.map(({ name, userId, email }): Persona => ({
+    name,
+    token: tokenOf(userId, email, stack.keys.jwtSecret),
+  }))
   return { tenant: await fuzzTenant(sql, organizationId, marker), personas, refused }
 }
