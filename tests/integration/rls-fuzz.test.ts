@@ -14,6 +14,7 @@ import type { Stack } from '../../local/stack.ts'
 import {
   type Aim,
   finalRequests,
+  forgedCalls,
   fuzz,
   fuzzTenant,
   type Persona,
@@ -70,6 +71,7 @@ beforeAll(async () => {
     own: own.tenant,
     other: other.tenant,
     personas: [...own.personas, { name: 'nobody', token: null }],
+    written: new Map(),
   }
   await sql`drop schema tests cascade`
 })
@@ -98,6 +100,14 @@ describe(`requests at random (BALCAO_TEST_SEED=${seed})`, () => {
       expect({ name, sawOwn: (outcome.sawOwn.get(name) ?? 0) > 100 }).toEqual({ name, sawOwn: token !== null })
     }
     expect(outcome.reached.size).toBeGreaterThan(60)
+    expect(Object.fromEntries(await rowsOf(sql, world.other.organizationId))).toEqual(Object.fromEntries(before))
+  })
+
+  test("nor does a call with one argument that is the other tenant's", async () => {
+    const before = await rowsOf(sql, world.other.organizationId)
+    const { leaks, asked } = await fuzz(world, forgedCalls(random, world, 12))
+    expect(leaks).toEqual([])
+    expect(asked).toBeGreaterThan(1000)
     expect(Object.fromEntries(await rowsOf(sql, world.other.organizationId))).toEqual(Object.fromEntries(before))
   })
 
@@ -142,24 +152,6 @@ describe('a leak that is planted', () => {
         with check (${await conditionOf('services', 'a', 'polwithcheck')})`,
       async () =>
         expect(await leaksOf({ kinds: ['insert'], at: 'services' })).toContain('a row for the other tenant was taken'),
-    )
-  })
-
-  test('a policy that lets every member change what he cannot read: the requests find it', async () => {
-    const before = await rowsOf(sql, world.other.organizationId)
-    await withLeak(
-      `alter policy "Admins can update their organization's services" on public.services using (true) with check (true)`,
-      `alter policy "Admins can update their organization's services" on public.services
-        using (${await conditionOf('services', 'w')}) with check (${await conditionOf(
-        'services',
-        'w',
-        'polwithcheck',
-      )})`,
-      async () => {
-        await fuzz(world, finalRequests(world, 'services'))
-        const after = await rowsOf(sql, world.other.organizationId)
-        expect(changedTables(before, after)).toContain('public.services')
-      },
     )
   })
 
@@ -256,11 +248,46 @@ describe('a leak that is planted', () => {
     )
   })
 
+  test('a function that checks the organization but not whose the id is: the requests find it', async () => {
+    await withLeak(
+      `create function private.leak(organization_id uuid, contact_id uuid) returns text language plpgsql security definer
+         set search_path = '' as $$ begin
+           if not public.has_role(auth.uid(), 'viewer', organization_id) then return null; end if;
+           return (select c.name from public.contacts c where c.id = contact_id);
+         end $$;
+       create function public.leak(organization_id uuid, contact_id uuid default null) returns text language sql
+         set search_path = '' as 'select private.leak(organization_id, contact_id)';
+       grant execute on function private.leak(uuid, uuid), public.leak(uuid, uuid) to authenticated`,
+      'drop function public.leak(uuid, uuid), private.leak(uuid, uuid)',
+      async () =>
+        expect(await leaksOf({ kinds: ['call'], at: 'leak', forged: 'contact_id' })).toContain('/rest/v1/rpc/leak'),
+    )
+  })
+
   test('a function of the platform granted to members: the walk finds it', async () => {
     await withLeak(
       'grant execute on function public.get_meta_app(text) to authenticated',
       'revoke execute on function public.get_meta_app(text) from authenticated',
       async () => expect((await walk('structure.test.sql')).join('\n')).toContain('function_access.csv'),
+    )
+  })
+
+  // The last one: what it overwrites is no longer marked.
+  test('a policy that lets every member change what he cannot read: the requests find it', async () => {
+    const before = await rowsOf(sql, world.other.organizationId)
+    await withLeak(
+      `alter policy "Admins can update their organization's services" on public.services using (true) with check (true)`,
+      `alter policy "Admins can update their organization's services" on public.services
+        using (${await conditionOf('services', 'w')}) with check (${await conditionOf(
+        'services',
+        'w',
+        'polwithcheck',
+      )})`,
+      async () => {
+        await fuzz(world, finalRequests(world, 'services'))
+        const after = await rowsOf(sql, world.other.organizationId)
+        expect(changedTables(before, after)).toContain('public.services')
+      },
     )
   })
 })

@@ -63,6 +63,11 @@ export interface World {
   own: FuzzTenant
   other: FuzzTenant
   personas: Persona[]
+  /**
+   * What members may have written of the other's ids into rows of their own: they may read it there again. Never the
+   * tenant's own id, which stands in nearly every row of it: no value of a request but organization_id is that.
+   */
+  written: Map<string, number>
 }
 
 type Kind = 'read' | 'call' | 'insert' | 'update' | 'delete' | 'profile'
@@ -335,6 +340,8 @@ export interface Aim {
   kinds?: readonly Kind[]
   /** A relation or a function. */
   at?: string
+  /** The one argument of a call that is the other tenant's. */
+  forged?: string
 }
 
 export function randomRequest(random: Random, world: World, aim: Aim = {}): FuzzRequest {
@@ -356,7 +363,7 @@ export function randomRequest(random: Random, world: World, aim: Aim = {}): Fuzz
   const prefer: string[] = []
   let isOfOther = false
   // Part of it has nothing forged: what is refused for one reason is not tried for another.
-  const isHonest = kind !== 'delete' && chance(35)
+  const isHonest = aim.forged !== undefined || kind !== 'delete' && chance(35)
 
   switch (kind) {
     case 'read': {
@@ -415,8 +422,10 @@ export function randomRequest(random: Random, world: World, aim: Aim = {}): Fuzz
       if (called === undefined) throw new Error('There is no function to call.')
       const onlyOther = AIMED_AT_THE_OTHER.has(called.name)
       const given = called.parameters
-        .filter(({ name }) => onlyOther || chance(name === 'organization_id' ? 75 : 88))
-        .map((parameter) => [parameter.name, value(parameter, called.name, onlyOther)] as const)
+        .filter(({ name }) => onlyOther || chance(aim.forged === name ? 100 : name === 'organization_id' ? 75 : 88))
+        .map((parameter) =>
+          [parameter.name, value(parameter, called.name, onlyOther || parameter.name === aim.forged)] as const
+        )
       if (chance(15)) prefer.push(oneOf('params=single-object', 'count=exact', 'return=representation'))
       const parameters: [string, string][] = chance(15) ? [['select', '*'], ['limit', '5']] : []
       return chance(85)
@@ -659,6 +668,7 @@ export function randomRequest(random: Random, world: World, aim: Aim = {}): Fuzz
       case 'uuid[]':
         return [pick(other.ids), pick(own.ids)]
       case 'text':
+        // No ids: what is written into a text is read there again, and would say nothing.
         return oneOf(
           own.marker,
           'a',
@@ -667,10 +677,9 @@ export function randomRequest(random: Random, world: World, aim: Aim = {}): Fuzz
           'contacts',
           'messages',
           `${own.marker}@exemplo.com.br`,
-          pick(other.ids) ?? '',
         )
       case 'jsonb':
-        return oneOf<unknown>({ contact_id: pick(other.ids) }, {}, [], { k: pick(other.ids) })
+        return oneOf<unknown>({ k: own.marker }, {}, [])
       case 'boolean':
         return chance(50)
       case 'integer':
@@ -691,6 +700,18 @@ export function randomRequest(random: Random, world: World, aim: Aim = {}): Fuzz
 
   function textOf(it: unknown): string {
     return typeof it === 'string' ? it : JSON.stringify(it) ?? 'null'
+  }
+}
+
+/** Each function with each of its ids forged, and nothing else: what checks the first one may trust the second. */
+export function* forgedCalls(random: Random, world: World, times: number): Generator<FuzzRequest> {
+  for (const { name, isCallable, parameters } of world.catalog.functions) {
+    if (!isCallable || LEFT_OUT.has(name)) continue
+    for (const parameter of parameters.filter(({ type }) => type === 'uuid')) {
+      for (let made = 0; made < times; made++) {
+        yield randomRequest(random, world, { kinds: ['call'], at: name, forged: parameter.name })
+      }
+    }
   }
 }
 
@@ -728,11 +749,7 @@ export async function fuzz(world: World, requests: Iterable<FuzzRequest>, atOnce
   const outcome: FuzzOutcome = { leaks: [], asked: 0, answers: new Map(), sawOwn: new Map(), reached: new Set() }
   const agent = new Agent({ keepAlive: true, maxSockets: atOnce })
   const others = new Set([world.other.organizationId, ...world.other.ids])
-  /**
-   * What members may have written of the other's ids into rows of their own: they may read it there again. Never the
-   * tenant's own id, which stands in nearly every row of it: no value of a request but organization_id is that.
-   */
-  const written = new Map<string, number>()
+  const { written } = world
   const isEchoed = (id: string) => id !== world.other.organizationId && (written.get(id) ?? 0) > 0
   const iterator = requests[Symbol.iterator]()
   const count = (counts: Map<string, number>, what: string) => counts.set(what, (counts.get(what) ?? 0) + 1)
