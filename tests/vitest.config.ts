@@ -6,7 +6,7 @@ import { isLostConnection } from '../local/lost-connection.ts'
 import { RUNNING_STACK, runningStacks } from './support/running-stack.ts'
 
 /** The longest first: lanes end at the same time when what is left for the end is short. */
-const LONG = ['stack', 'demo', 'outgoing-webhooks', 'queue-crash', 'available-slots', 'schedules', 'sending-crash']
+const LONG = ['rls-fuzz', 'stack', 'demo', 'outgoing-webhooks', 'queue-crash', 'available-slots', 'schedules', 'sending-crash']
   .map((name) => `${name}.test.ts`)
 
 /** The same order everywhere, whatever vitest remembers of earlier runs. */

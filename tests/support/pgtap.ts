@@ -14,9 +14,14 @@ export interface DatabaseUnderTest {
   admin: string
 }
 
-export async function runDatabaseTests(root: string, urls: DatabaseUnderTest): Promise<Outcome> {
+/** All of them, or those that are named. */
+export async function runDatabaseTests(
+  root: string,
+  urls: DatabaseUnderTest,
+  only?: readonly string[],
+): Promise<Outcome> {
   const folder = join(root, 'tests', 'database')
-  const files = (await readdir(folder)).filter((name) => name.endsWith('.test.sql')).sort()
+  const files = only ?? (await readdir(folder)).filter((name) => name.endsWith('.test.sql')).sort()
   if (files.length === 0) return { passed: 0, failures: [`${folder} has no test`] }
   const admin = postgres(urls.admin, { max: 1, onnotice: () => undefined })
   try {
@@ -79,9 +84,7 @@ function linesOf(results: unknown): string[] {
 function lineOf(error: unknown, script: string): string {
   if (!(error instanceof postgres.PostgresError) || !error.position) return ''
   // Positions count characters, not UTF-16 units.
-  return `:${
-    [...script].slice(0, Number(error.position) - 1).filter((character) => character === '\n').length + 1
-  }`
+  return `:${[...script].slice(0, Number(error.position) - 1).filter((character) => character === '\n').length + 1}`
 }
 
 function describe(error: unknown): string {
