@@ -159,7 +159,8 @@ export function quotient(numerator: number, denominator: number, decimals: numbe
   if (denominator === 0) return null
   const scaled = 2n * BigInt(Math.abs(numerator)) * 10n ** BigInt(decimals)
   const rounded = (scaled + BigInt(denominator)) / (2n * BigInt(denominator))
-  return Math.sign(numerator) * Number(rounded) / 10 ** decimals
+  // Numeric knows no zero below zero.
+  return rounded === 0n ? 0 : Math.sign(numerator) * Number(rounded) / 10 ** decimals
 }
 
 function percent(part: number, whole: number): number | null {
