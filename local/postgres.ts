@@ -72,7 +72,7 @@ export class PostgresServer {
       ...(preload.length > 0 ? { shared_preload_libraries: preload.join(',') } : {}),
       // Over a connection it would need a password file; as a worker inside the server it needs none.
       ...(preload.includes('pg_cron')
-        ? { 'cron.database_name': 'postgres', 'cron.use_background_workers': 'on', max_worker_processes: '24' }
+        ? { 'cron.database_name': 'postgres', 'cron.use_background_workers': 'on', max_worker_processes: '48' }
         : {}),
     }
     this.service = new Service('postgres', {

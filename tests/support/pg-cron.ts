@@ -112,7 +112,7 @@ export async function watchPgCron({ urls, keys }: StackUnderTest, signal: AbortS
     // Only in pg_cron's hands, because cron-refresh is called all the time meanwhile; and only at first, so that nobody has to
     // wait for the end of the second run.
     const command = `
-      select pg_sleep(case when current_setting('application_name') <> 'pg_cron' or exists (
+      select pg_sleep(case when coalesce(current_setting('request.jwt.claims', true), '') <> '' or exists (
         select from private.schedule_runs r where r.name = '${name}' and r.driver = 'pg_cron' and r.finished_at is not null
       ) then 0 else ${SLEEPS_SECONDS} end)`
     await sql`
@@ -160,7 +160,9 @@ export async function watchPgCron({ urls, keys }: StackUnderTest, signal: AbortS
     require(runs.every(({ error }) => error === null), 'none failed', runs)
     const jobs = await until(
       () => sql<{ status: string; last_error: string | null }[]>`
-        select q.status, q.last_error from public.message_queue q where q.organization_id = ${organization}`,
+        select q.status, q.last_error
+        from public.message_queue q
+        where q.organization_id = ${organization} and q.job_type = 'of_no_known_type'`,
       (all) => all.every(({ status }) => status === 'dead'),
       'the worker to claim the jobs',
     )
