@@ -28,7 +28,6 @@ import {
 import { startOwnStack } from '../support/own-stack.ts'
 import { runDatabaseTests } from '../support/pgtap.ts'
 import { seeded, testSeed } from '../support/seeded.ts'
-import { valueOf } from '../support/tenants.ts'
 
 /** Codes, hours and figures of a form that no marker has; each table of theirs is marked in other columns. */
 const HAVE_A_FORM = [
