@@ -270,7 +270,10 @@ test('loaded again it changes no row of any table', async () => {
       select format('%I.%I', n.nspname, c.relname) as name
       from pg_class c
       join pg_namespace n on n.oid = c.relnamespace
-      where n.nspname in ('public', 'private') and c.relkind in ('r', 'p') and not c.relispartition`
+      where n.nspname in ('public', 'private') and c.relkind in ('r', 'p') and not c.relispartition
+        -- But what the clock moves meanwhile.
+        and c.relname not in (
+          'schedules', 'schedule_runs', 'audit_sealing', 'audit_seals', 'analytics_refreshes', 'system_alerts', 'heard_hours', 'rate_limits')`
     const rows = async () => {
       const found: Record<string, string | undefined> = {}
       for (const { name } of tables) {
